@@ -1,0 +1,55 @@
+/* What one instruction set offers: a table of kernels. Included by the isa/ files, dispatch.c, and the pipelines that call
+ * a table (mxn.c, crop.c); never by users of the library.
+ */
+#ifndef MXN_BACKEND_H
+#define MXN_BACKEND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "mxn.h"
+
+/* src: see shapes.h for the layouts of image and map; weight: ky-kx-ic-oc; the bias and ReLU are included. */
+typedef void (*mxn_conv_kernel)(const float *src, const float *weight, const float *bias, float *dst);
+
+/* Rows that are resampled together in a crop: the widest vector of floats there is. */
+enum { MXN_CROP_ROWS = 16 };
+
+struct mxn_backend {
+    const char *name;
+    uint32_t features; /* all of these MXN_CPU_ bits must be present */
+
+    void (*load_u8)(const uint8_t *face, float *image);
+    bool (*load_f32)(const float *face, float *image); /* false when NaN or infinity was met */
+    mxn_conv_kernel conv1[2];                          /* [with max-pool]; image -> map */
+    mxn_conv_kernel conv2[2];                          /* [with max-pool]; map -> flat */
+    /* weight: block of 16 outputs-in-16 outputs; `inputs` is a multiple of 16. */
+    void (*dense)(const float *weight, const float *bias, const float *src, int inputs, int blocks, bool relu,
+                  float *dst);
+
+    /* Pieces of a crop. `gray` has one float per pixel, 0..255. */
+    void (*gray_row)(const uint8_t *pixel, ptrdiff_t step, const ptrdiff_t offset[3], const int32_t luma[3], int count,
+                     float *gray);
+    void (*accumulate_row)(const float *gray, float weight, int count, float *sum);
+    /* Horizontal resampling of up to 16 rows at once. block: column-in-16 rows; weight: [count][taps]; output i of row r is
+     * the sum of weight[i][t] * block[first[i] + t][r] over t < last[i] - first[i], rounded; out: rows of `count`. */
+    void (*resample_block)(const float *block, const int32_t *first, const int32_t *last, const float *weight, int taps,
+                           int count, int rows, uint8_t *out);
+};
+
+enum {
+    MXN_CPU_AVX2 = 1 << 0,
+    MXN_CPU_FMA = 1 << 1,
+    MXN_CPU_AVX512F = 1 << 2,
+    MXN_CPU_NEON = 1 << 3,
+};
+
+/* Features that the CPU has AND the operating system saves on a context switch. */
+uint32_t mxn_cpu_features(void);
+
+#define MXN_BACKEND(isa) extern const mxn_backend mxn_backend_##isa;
+#include "backends.def"
+#undef MXN_BACKEND
+
+#endif

@@ -1,0 +1,33 @@
+/* Instruction set name -> table of kernels. Calls cpu.c only. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend.h"
+
+static const mxn_backend *const backends[] = {
+#define MXN_BACKEND(isa) &mxn_backend_##isa,
+#include "backends.def"
+#undef MXN_BACKEND
+};
+enum { BACKENDS = sizeof backends / sizeof *backends };
+
+const mxn_backend *mxn_backend_available(int i) {
+    const uint32_t features = mxn_cpu_features();
+    for (int b = 0; b < BACKENDS && i >= 0; b++)
+        if ((backends[b]->features & ~features) == 0 && i-- == 0) return backends[b];
+    return NULL;
+}
+
+const char *mxn_backend_name(const mxn_backend *backend) { return backend->name; }
+
+mxn_status mxn_backend_resolve(const char *isa, const mxn_backend **backend) {
+    if (!isa || !*isa) isa = getenv("MXN_EDGE_ISA");
+    const bool fastest = !isa || !*isa;
+    const mxn_backend *candidate;
+    for (int i = 0; (candidate = mxn_backend_available(i)) != NULL; i++) {
+        if (!fastest && strcmp(isa, candidate->name) != 0) continue;
+        *backend = candidate;
+        return MXN_OK;
+    }
+    return MXN_ERROR_ISA;
+}

@@ -1,0 +1,13 @@
+/* All kernels of an instruction set; include between MXN_TARGET_BEGIN and MXN_TARGET_END, after its simd/ wrapper. */
+#include "load.inc.h"
+#include "conv_direct.inc.h"
+#include "dense.inc.h"
+#include "resample.inc.h"
+
+#define MXN_BACKEND_TABLE(isa, required)                                                            \
+    const mxn_backend mxn_backend_##isa = {                                                         \
+        .name = #isa, .features = (required),                                                       \
+        .load_u8 = load_u8, .load_f32 = load_f32,                                                   \
+        .conv1 = {conv1_plain, conv1_pooled}, .conv2 = {conv2_plain, conv2_pooled}, .dense = dense, \
+        .gray_row = gray_row, .accumulate_row = accumulate_row, .resample_block = resample_block,   \
+    }

@@ -1,0 +1,67 @@
+/* The run pipeline and its workspace: face -> image -> map -> flat -> hidden -> logits. The only caller of the network's
+ * kernels.
+ */
+#include "mxn.h"
+
+#include <stdalign.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "model.h"
+
+/* The paddings of image and map are zeroed once, in mxn_workspace_init; the kernels write the insides only. */
+struct mxn_workspace {
+    alignas(MXN_ALIGNMENT) float image[MXN_IMAGE_ROWS * MXN_IMAGE_PITCH];
+    alignas(MXN_ALIGNMENT) float map[MXN_MAP_PIXELS * MXN_MAP_PITCH];
+    alignas(MXN_ALIGNMENT) float flat[MXN_FLAT_MAX];
+    alignas(MXN_ALIGNMENT) float hidden[MXN_HIDDEN_MAX];
+    alignas(MXN_ALIGNMENT) float logits[MXN_CLASSES_MAX];
+};
+
+size_t mxn_workspace_bytes(void) { return sizeof(mxn_workspace); }
+
+mxn_workspace *mxn_workspace_init(void *memory) {
+    if ((uintptr_t)memory % MXN_ALIGNMENT != 0) return NULL;
+    return memset(memory, 0, sizeof(mxn_workspace));
+}
+
+mxn_workspace *mxn_workspace_new(void) {
+    void *memory = aligned_alloc(MXN_ALIGNMENT, sizeof(mxn_workspace));
+    return memory ? mxn_workspace_init(memory) : NULL;
+}
+
+void mxn_workspace_free(mxn_workspace *workspace) { free(workspace); }
+
+static void run(const mxn_model *model, mxn_workspace *workspace, float *logits) {
+    const mxn_backend *backend = model->backend;
+    const mxn_topology topology = model->config.topology;
+    backend->conv1[mxn_pools_after_conv1(topology)](workspace->image, model->conv1_weight, model->conv1_bias,
+                                                    workspace->map);
+    backend->conv2[mxn_pools_after_conv2(topology)](workspace->map, model->conv2_weight, model->conv2_bias,
+                                                    workspace->flat);
+    backend->dense(model->fc1_weight, model->fc1_bias, workspace->flat, model->flat, model->hidden_blocks, true,
+                   workspace->hidden);
+    backend->dense(model->fc2_weight, model->fc2_bias, workspace->hidden, model->hidden_blocks * MXN_DENSE_BLOCK,
+                   model->classes_blocks, false, workspace->logits);
+    memcpy(logits, workspace->logits, (size_t)model->config.classes * sizeof(float));
+}
+
+mxn_status mxn_logits_u8(const mxn_model *model, mxn_workspace *workspace, const uint8_t *faces, ptrdiff_t count,
+                         float *logits) {
+    if (count < 0) return MXN_ERROR_ARGUMENT;
+    for (ptrdiff_t i = 0; i < count; i++) {
+        model->backend->load_u8(faces + i * MXN_FACE_PIXELS, workspace->image);
+        run(model, workspace, logits + i * model->config.classes);
+    }
+    return MXN_OK;
+}
+
+mxn_status mxn_logits_f32(const mxn_model *model, mxn_workspace *workspace, const float *faces, ptrdiff_t count,
+                          float *logits) {
+    if (count < 0) return MXN_ERROR_ARGUMENT;
+    for (ptrdiff_t i = 0; i < count; i++) {
+        if (!model->backend->load_f32(faces + i * MXN_FACE_PIXELS, workspace->image)) return MXN_ERROR_NOT_FINITE;
+        run(model, workspace, logits + i * model->config.classes);
+    }
+    return MXN_OK;
+}

@@ -1,0 +1,146 @@
+/* The public C API of mxn-edge: facial expression logits from face images on a plain CPU.
+ *
+ *     mxn_backend_resolve(NULL, &backend);
+ *     mxn_model_new(&model, &config, &weights, backend);
+ *     mxn_workspace *workspace = mxn_workspace_new();
+ *     mxn_crop_gray(backend, &image, box, MXN_FACE_SIZE, face, scratch, scratch_bytes);
+ *     mxn_logits_u8(model, workspace, face, 1, logits);
+ *
+ * A model is immutable: any number of threads may use one at once, each with a workspace of its own. No function
+ * prints, aborts or keeps global state; what can fail returns a status and then leaves its outputs untouched unless
+ * it says otherwise.
+ */
+#ifndef MXN_H
+#define MXN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "shapes.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum mxn_status {
+    MXN_OK = 0,
+    MXN_ERROR_MEMORY,      /* an allocation failed, or the memory handed in is too small */
+    MXN_ERROR_ARGUMENT,    /* a size, count or enumeration is out of its documented range */
+    MXN_ERROR_ISA,         /* an instruction set is unknown, not compiled in, or not supported by this CPU */
+    MXN_ERROR_NOT_FINITE,  /* a float32 face holds NaN or infinity */
+} mxn_status;
+
+/* ---- Instruction sets ------------------------------------------------------------------------------------------ */
+
+/* The kernels of one instruction set: constant, for the life of the program. Asking the CPU what it has is slow under
+ * a hypervisor, so it is done here, once, and the answer passed on. */
+typedef struct mxn_backend mxn_backend;
+
+/* The i-th backend that this build and this CPU support, fastest first; NULL past the last. */
+const mxn_backend *mxn_backend_available(int i);
+const char *mxn_backend_name(const mxn_backend *backend); /* "scalar", "sse2", "avx2", "avx512", "neon" */
+
+/* The backend of an instruction set. NULL or "" means the environment variable MXN_EDGE_ISA, and the fastest available
+ * where that is unset or empty. MXN_ERROR_ISA when it is not available; there is no fallback. */
+mxn_status mxn_backend_resolve(const char *isa, const mxn_backend **backend);
+
+/* ---- The network ----------------------------------------------------------------------------------------------- */
+
+/* The candidates of the paper's figure 3. */
+typedef enum mxn_topology {
+    MXN_TOPOLOGY_V,   /* no pooling */
+    MXN_TOPOLOGY_P1,  /* max-pool after conv1 */
+    MXN_TOPOLOGY_P2,  /* max-pool after conv2 */
+    MXN_TOPOLOGY_P12, /* max-pool after both; with 48 hidden units this is MicroExpNet */
+} mxn_topology;
+
+typedef struct mxn_config {
+    mxn_topology topology;
+    int hidden;  /* 1 to MXN_HIDDEN_MAX */
+    int classes; /* 1 to MXN_CLASSES_MAX */
+} mxn_config;
+
+/* Unpacked weights in TensorFlow's layouts, C-contiguous float32. `flat` is MXN_FLAT_POOLED for p2 and p12,
+ * MXN_FLAT_PLAIN for v and p1; the flattened map is in height-width-channel order. */
+typedef struct mxn_weights {
+    const float *conv1_weight; /* ky-kx-ic-oc: 8, 8, 1, 16 */
+    const float *conv1_bias;   /* 16 */
+    const float *conv2_weight; /* ky-kx-ic-oc: 4, 4, 16, 32 */
+    const float *conv2_bias;   /* 32 */
+    const float *fc1_weight;   /* in-out: flat, hidden */
+    const float *fc1_bias;     /* hidden */
+    const float *fc2_weight;   /* in-out: hidden, classes */
+    const float *fc2_bias;     /* classes */
+} mxn_weights;
+
+typedef struct mxn_model mxn_model;
+typedef struct mxn_workspace mxn_workspace;
+
+/* Number of features that enter the first fully connected layer. */
+int mxn_flat_width(mxn_topology topology);
+
+/* Packs a copy of the weights for one backend. */
+mxn_status mxn_model_new(mxn_model **model, const mxn_config *config, const mxn_weights *weights,
+                         const mxn_backend *backend);
+void mxn_model_free(mxn_model *model); /* NULL is fine */
+
+/* Memory for one call at a time, about 90 KB; serves every model. Either from the heap, or laid out in memory of the
+ * caller's (mxn_workspace_bytes() bytes, aligned to MXN_ALIGNMENT; returns NULL when it is not aligned). */
+mxn_workspace *mxn_workspace_new(void); /* NULL when out of memory */
+void mxn_workspace_free(mxn_workspace *workspace);
+size_t mxn_workspace_bytes(void);
+mxn_workspace *mxn_workspace_init(void *memory);
+
+/* Logits of `count` faces (84×84 grey, 0..255, one after another): classes floats per face, one face after another.
+ * The float32 form returns MXN_ERROR_NOT_FINITE at the first face with NaN or infinity; the logits of the faces
+ * before it are then already written. */
+mxn_status mxn_logits_u8(const mxn_model *model, mxn_workspace *workspace, const uint8_t *faces, ptrdiff_t count,
+                         float *logits);
+mxn_status mxn_logits_f32(const mxn_model *model, mxn_workspace *workspace, const float *faces, ptrdiff_t count,
+                          float *logits);
+
+/* The yardstick of every test: the same logits of one face by plain loops in double precision, unfused. */
+mxn_status mxn_reference_logits(const mxn_config *config, const mxn_weights *weights, const float *face,
+                                double *logits);
+
+/* ---- Preprocessing --------------------------------------------------------------------------------------------- */
+
+/* Order of the channels along the channel axis. */
+typedef enum mxn_color {
+    MXN_COLOR_GRAY,
+    MXN_COLOR_RGB,
+    MXN_COLOR_BGR,
+    MXN_COLOR_RGBA, /* the fourth channel is ignored */
+    MXN_COLOR_BGRA,
+} mxn_color;
+
+/* A picture of 8-bit samples anywhere in memory: sample (y, x, c) is data[y * row_stride + x * column_stride +
+ * c * channel_stride]; strides are in bytes and may be negative. */
+typedef struct mxn_image {
+    const uint8_t *data;
+    int width, height; /* pixels, 1 to MXN_IMAGE_SIDE_MAX */
+    ptrdiff_t row_stride, column_stride, channel_stride;
+    mxn_color color;
+} mxn_image;
+
+/* A box in pixels; pixel i covers [i, i + 1). It may lie partly or wholly outside the image. */
+typedef struct mxn_box {
+    double x, y, width, height;
+} mxn_box;
+
+#define MXN_IMAGE_SIDE_MAX 65535
+#define MXN_BOX_SIDE_MAX 65535.0
+#define MXN_CROP_SIZE_MAX 1024
+
+/* Resamples `box` to `size`×`size` grey pixels: luma of ITU-R BT.601, triangle filter whose support grows with the
+ * reduction (so that it is antialiased, and linear interpolation when it enlarges), border pixels repeated outward.
+ * Reads each pixel of the box once and copies none of the image. `scratch` needs mxn_crop_scratch_bytes() bytes,
+ * aligned to MXN_ALIGNMENT; the same box gives the same pixels on every instruction set. */
+size_t mxn_crop_scratch_bytes(mxn_box box, int size); /* 0 when the box or size is out of range */
+mxn_status mxn_crop_gray(const mxn_backend *backend, const mxn_image *image, mxn_box box, int size, uint8_t *out,
+                         void *scratch, size_t scratch_bytes);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,63 @@
+/* Every dimension, padding and buffer layout of MicroExpNet (arXiv 1711.07011v4, section 4). Includes nothing.
+ *
+ * TensorFlow SAME padding. conv1 has stride 2 when its max-pool follows (topologies p1, p12) and stride 4 when it does
+ * not (v, p2); both give a 21×21 map, so that everything behind it is alike.
+ */
+#ifndef MXN_SHAPES_H
+#define MXN_SHAPES_H
+
+enum {
+    MXN_FACE_SIZE = 84,
+    MXN_FACE_PIXELS = MXN_FACE_SIZE * MXN_FACE_SIZE,
+
+    /* Padded input image: y-x. Stride 2 needs 3 zeros on every side, stride 4 needs 2 and starts one row and column in. */
+    MXN_IMAGE_PADDING = 3,
+    MXN_IMAGE_ROWS = MXN_FACE_SIZE + 2 * MXN_IMAGE_PADDING,
+    MXN_IMAGE_PITCH = 96, /* floats from row to row; a whole number of 64-byte lines */
+
+    MXN_CONV1_KERNEL = 8,
+    MXN_CONV1_TAPS = MXN_CONV1_KERNEL * MXN_CONV1_KERNEL, /* ky-kx */
+    MXN_CONV1_CHANNELS = 16,
+    MXN_CONV1_POOLED_STRIDE = 2,
+    MXN_CONV1_PLAIN_STRIDE = 4,
+    MXN_CONV1_POOLED_OUTPUT = 42, /* before its pool */
+
+    /* Padded map between the convolutions: y-x-c, one zero pixel before and two after. */
+    MXN_MAP_SIZE = 21,
+    MXN_MAP_PADDING = 1,
+    MXN_MAP_PIXELS = MXN_MAP_SIZE + 3, /* per row and column */
+    MXN_MAP_PITCH = MXN_MAP_PIXELS * MXN_CONV1_CHANNELS,
+
+    MXN_CONV2_KERNEL = 4,
+    MXN_CONV2_STRIDE = 2,
+    MXN_CONV2_TAPS = MXN_CONV2_KERNEL * MXN_CONV2_KERNEL * MXN_CONV1_CHANNELS, /* ky-kx-ic */
+    MXN_CONV2_CHANNELS = 32,
+    MXN_CONV2_OUTPUT = 11,
+    MXN_POOL2_OUTPUT = 6, /* the last row and column of windows are half outside, which max ignores */
+
+    MXN_FLAT_PLAIN = MXN_CONV2_OUTPUT * MXN_CONV2_OUTPUT * MXN_CONV2_CHANNELS,
+    MXN_FLAT_POOLED = MXN_POOL2_OUTPUT * MXN_POOL2_OUTPUT * MXN_CONV2_CHANNELS,
+    MXN_FLAT_MAX = MXN_FLAT_PLAIN,
+
+    /* Fully connected layers are computed in blocks of 16 outputs, the widest vector of floats there is. */
+    MXN_DENSE_BLOCK = 16,
+    MXN_HIDDEN_MAX = 1024,
+    MXN_CLASSES_MAX = 64,
+};
+
+#define MXN_ALIGNMENT 64 /* bytes; of every buffer that a kernel loads with aligned loads */
+
+#ifndef __cplusplus
+_Static_assert((MXN_CONV1_POOLED_OUTPUT - 1) * MXN_CONV1_POOLED_STRIDE + MXN_CONV1_KERNEL == MXN_IMAGE_ROWS,
+               "conv1 with stride 2 covers the padded image exactly");
+_Static_assert((MXN_MAP_SIZE - 1) * MXN_CONV1_PLAIN_STRIDE + MXN_CONV1_KERNEL == MXN_IMAGE_ROWS - 2,
+               "conv1 with stride 4 covers the image padded by two");
+_Static_assert(MXN_MAP_SIZE * 2 == MXN_CONV1_POOLED_OUTPUT, "pool 1 halves exactly");
+_Static_assert((MXN_CONV2_OUTPUT - 1) * MXN_CONV2_STRIDE + MXN_CONV2_KERNEL == MXN_MAP_PIXELS,
+               "conv2 covers the padded map exactly");
+_Static_assert((MXN_CONV2_OUTPUT + 1) / 2 == MXN_POOL2_OUTPUT, "pool 2 rounds up");
+_Static_assert(MXN_IMAGE_PITCH >= MXN_IMAGE_ROWS && MXN_IMAGE_PITCH * 4 % MXN_ALIGNMENT == 0, "image rows are aligned");
+_Static_assert(MXN_HIDDEN_MAX % MXN_DENSE_BLOCK == 0 && MXN_CLASSES_MAX % MXN_DENSE_BLOCK == 0, "whole blocks");
+#endif
+
+#endif

@@ -1,0 +1,384 @@
+# cython: language_level=3, binding=False, embedsignature=False
+"""The one door to C: buffers, errors, the GIL. No arithmetic, no policy; imports nothing.
+
+Callers (student.py, preprocess.py) hand in arrays whose meaning they have checked; what could corrupt memory is checked
+again here.
+"""
+
+from cpython.buffer cimport (
+    PyBUF_C_CONTIGUOUS,
+    PyBUF_FORMAT,
+    PyBUF_STRIDES,
+    PyBUF_WRITABLE,
+    PyBuffer_Release,
+    PyObject_GetBuffer,
+)
+from libc.stdint cimport uint8_t
+from libc.stdlib cimport free
+
+
+cdef extern from * nogil:
+    """
+    /* aligned_alloc wants a multiple of the alignment. */
+    #include <stdlib.h>
+    static void *allocate_aligned(size_t bytes) { return aligned_alloc(64, (bytes + 63) / 64 * 64); }
+    """
+    void *allocate_aligned(size_t bytes)
+
+
+cdef extern from "pool.h" nogil:
+    ctypedef struct mxn_pool:
+        pass
+    void *mxn_pool_take(mxn_pool *pool)
+    void *mxn_pool_give(mxn_pool *pool, void *block)
+
+
+cdef extern from "mxn.h" nogil:
+    ctypedef enum mxn_status:
+        MXN_OK
+        MXN_ERROR_MEMORY
+        MXN_ERROR_ARGUMENT
+        MXN_ERROR_ISA
+        MXN_ERROR_NOT_FINITE
+
+    ctypedef struct mxn_backend:
+        pass
+    const mxn_backend *mxn_backend_available(int i)
+    const char *mxn_backend_name(const mxn_backend *backend)
+    mxn_status mxn_backend_resolve(const char *isa, const mxn_backend **backend)
+
+    ctypedef enum mxn_topology:
+        MXN_TOPOLOGY_V
+        MXN_TOPOLOGY_P1
+        MXN_TOPOLOGY_P2
+        MXN_TOPOLOGY_P12
+
+    ctypedef struct mxn_config:
+        mxn_topology topology
+        int hidden
+        int classes
+
+    ctypedef struct mxn_weights:
+        const float *conv1_weight
+        const float *conv1_bias
+        const float *conv2_weight
+        const float *conv2_bias
+        const float *fc1_weight
+        const float *fc1_bias
+        const float *fc2_weight
+        const float *fc2_bias
+
+    ctypedef struct mxn_model:
+        pass
+    ctypedef struct mxn_workspace:
+        pass
+
+    int mxn_flat_width(mxn_topology topology)
+    mxn_status mxn_model_new(
+        mxn_model **model, const mxn_config *config, const mxn_weights *weights, const mxn_backend *backend
+    )
+    void mxn_model_free(mxn_model *model)
+    mxn_workspace *mxn_workspace_new()
+    void mxn_workspace_free(mxn_workspace *workspace)
+    mxn_status mxn_logits_u8(
+        const mxn_model *model, mxn_workspace *workspace, const uint8_t *faces, Py_ssize_t count, float *logits
+    )
+    mxn_status mxn_logits_f32(
+        const mxn_model *model, mxn_workspace *workspace, const float *faces, Py_ssize_t count, float *logits
+    )
+    mxn_status mxn_reference_logits(
+        const mxn_config *config, const mxn_weights *weights, const float *face, double *logits
+    )
+
+    ctypedef enum mxn_color:
+        MXN_COLOR_GRAY
+        MXN_COLOR_RGB
+        MXN_COLOR_BGR
+        MXN_COLOR_RGBA
+        MXN_COLOR_BGRA
+
+    ctypedef struct mxn_image:
+        const uint8_t *data
+        int width
+        int height
+        Py_ssize_t row_stride
+        Py_ssize_t column_stride
+        Py_ssize_t channel_stride
+        mxn_color color
+
+    ctypedef struct mxn_box:
+        double x
+        double y
+        double width
+        double height
+
+    size_t mxn_crop_scratch_bytes(mxn_box box, int size)
+    mxn_status mxn_crop_gray(
+        const mxn_backend *backend, const mxn_image *image, mxn_box box, int size, uint8_t *out, void *scratch,
+        size_t scratch_bytes
+    )
+
+cdef enum:
+    FACE_SIZE = 84
+    FACE_PIXELS = 84 * 84
+
+cdef dict TOPOLOGIES = {
+    "microexpnet-v": MXN_TOPOLOGY_V,
+    "microexpnet-p1": MXN_TOPOLOGY_P1,
+    "microexpnet-p2": MXN_TOPOLOGY_P2,
+    "microexpnet-p12": MXN_TOPOLOGY_P12,
+}
+
+cdef dict COLORS = {
+    "gray": (MXN_COLOR_GRAY, 1),
+    "rgb": (MXN_COLOR_RGB, 3),
+    "bgr": (MXN_COLOR_BGR, 3),
+    "rgba": (MXN_COLOR_RGBA, 4),
+    "bgra": (MXN_COLOR_BGRA, 4),
+}
+
+
+def available_isas():
+    names = []
+    cdef const mxn_backend *backend
+    cdef int i = 0
+    while True:
+        backend = mxn_backend_available(i)
+        if backend == NULL:
+            return tuple(names)
+        names.append(mxn_backend_name(backend).decode())
+        i += 1
+
+
+cdef const mxn_backend *resolve(isa) except NULL:
+    cdef const mxn_backend *backend = NULL
+    cdef bytes name = b"" if isa is None else isa.encode()
+    if mxn_backend_resolve(name, &backend) != MXN_OK:
+        import os
+
+        wanted = f"instruction set {isa!r}" if isa else f"MXN_EDGE_ISA={os.environ.get('MXN_EDGE_ISA', '')!r}"
+        raise ValueError(f"{wanted} is not available on this machine; available: {', '.join(available_isas())}")
+    return backend
+
+
+def resolve_isa(isa=None):
+    return mxn_backend_name(resolve(isa)).decode()
+
+
+cdef class _Tensors:
+    """Buffers of the eight float32 tensors, held while C reads them."""
+
+    cdef Py_buffer views[8]
+    cdef int held
+    cdef mxn_config config
+    cdef mxn_weights weights
+
+    def __cinit__(self, str architecture, tensors):
+        self.held = 0
+        self.config.topology = <mxn_topology><int>TOPOLOGIES[architecture]
+        self.config.hidden = tensors["fc1.bias"].shape[0]
+        self.config.classes = tensors["fc2.bias"].shape[0]
+        cdef Py_ssize_t flat = mxn_flat_width(self.config.topology)
+        cdef Py_ssize_t hidden = self.config.hidden
+        cdef Py_ssize_t classes = self.config.classes
+        self.weights.conv1_weight = self.take(tensors, "conv1.weight", 8 * 8 * 16)
+        self.weights.conv1_bias = self.take(tensors, "conv1.bias", 16)
+        self.weights.conv2_weight = self.take(tensors, "conv2.weight", 4 * 4 * 16 * 32)
+        self.weights.conv2_bias = self.take(tensors, "conv2.bias", 32)
+        self.weights.fc1_weight = self.take(tensors, "fc1.weight", flat * hidden)
+        self.weights.fc1_bias = self.take(tensors, "fc1.bias", hidden)
+        self.weights.fc2_weight = self.take(tensors, "fc2.weight", hidden * classes)
+        self.weights.fc2_bias = self.take(tensors, "fc2.bias", classes)
+
+    cdef const float *take(self, tensors, str name, Py_ssize_t count) except NULL:
+        cdef Py_buffer *view = &self.views[self.held]
+        PyObject_GetBuffer(tensors[name], view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+        self.held += 1
+        if view.format[0] != b"f" or view.format[1] != 0 or view.len != count * <Py_ssize_t>sizeof(float):
+            raise ValueError(f"tensor {name!r} must be {count} native float32 values")
+        return <const float *>view.buf
+
+    def __dealloc__(self):
+        cdef int i
+        for i in range(self.held):
+            PyBuffer_Release(&self.views[i])
+
+
+cdef class Network:
+    """A packed model of one backend with workspaces for the threads that use it."""
+
+    cdef mxn_model *model
+    cdef mxn_pool workspaces
+    cdef readonly str isa
+    cdef readonly int classes
+
+    def __cinit__(self, str architecture, tensors, isa=None):
+        cdef const mxn_backend *backend = resolve(isa)
+        cdef _Tensors held = _Tensors(architecture, tensors)
+        cdef mxn_status status = mxn_model_new(&self.model, &held.config, &held.weights, backend)
+        if status == MXN_ERROR_MEMORY:
+            raise MemoryError
+        if status != MXN_OK:
+            raise ValueError(f"unsupported size: {held.config.hidden} hidden units, {held.config.classes} classes")
+        self.isa = mxn_backend_name(backend).decode()
+        self.classes = held.config.classes
+
+    def __dealloc__(self):
+        cdef void *workspace = mxn_pool_take(&self.workspaces)
+        while workspace != NULL:
+            mxn_workspace_free(<mxn_workspace *>workspace)
+            workspace = mxn_pool_take(&self.workspaces)
+        mxn_model_free(self.model)
+
+    def logits(self, faces, out):
+        """faces: C-contiguous uint8 or float32, n × 84 × 84; out: writable C-contiguous float32, n × classes."""
+        cdef Py_buffer source, target
+        PyObject_GetBuffer(faces, &source, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+        try:
+            PyObject_GetBuffer(out, &target, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
+            try:
+                self.run(&source, &target)
+            finally:
+                PyBuffer_Release(&target)
+        finally:
+            PyBuffer_Release(&source)
+
+    cdef int run(self, Py_buffer *source, Py_buffer *target) except -1:
+        cdef bint bytes_in = source.format[0] == b"B"
+        cdef Py_ssize_t count = source.len // (FACE_PIXELS * source.itemsize)
+        cdef mxn_workspace *workspace
+        cdef void *surplus
+        cdef mxn_status status
+        if source.format[1] != 0 or not (bytes_in or source.format[0] == b"f"):
+            raise TypeError("faces must be uint8 or native float32")
+        if target.format[0] != b"f" or target.format[1] != 0:
+            raise TypeError("out must be native float32")
+        if source.len != count * FACE_PIXELS * source.itemsize:
+            raise ValueError("faces must be n × 84 × 84")
+        if target.len != count * self.classes * <Py_ssize_t>sizeof(float):
+            raise ValueError(f"out must be n × {self.classes} for n faces")
+        with nogil:
+            workspace = <mxn_workspace *>mxn_pool_take(&self.workspaces)
+            if workspace == NULL:
+                workspace = mxn_workspace_new()
+            if workspace == NULL:
+                status = MXN_ERROR_MEMORY
+            else:
+                if bytes_in:
+                    status = mxn_logits_u8(self.model, workspace, <const uint8_t *>source.buf, count, <float *>target.buf)
+                else:
+                    status = mxn_logits_f32(self.model, workspace, <const float *>source.buf, count, <float *>target.buf)
+                surplus = mxn_pool_give(&self.workspaces, workspace)
+                if surplus != NULL:
+                    mxn_workspace_free(<mxn_workspace *>surplus)
+        if status == MXN_ERROR_MEMORY:
+            raise MemoryError
+        if status == MXN_ERROR_NOT_FINITE:
+            raise ValueError("a face contains NaN or infinity")
+        return 0
+
+
+def reference_logits(str architecture, tensors, face, out):
+    """The double-precision yardstick. face: float32 84 × 84; out: writable float64, classes values."""
+    cdef _Tensors held = _Tensors(architecture, tensors)
+    cdef Py_buffer source, target
+    cdef mxn_status status
+    PyObject_GetBuffer(face, &source, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+    try:
+        PyObject_GetBuffer(out, &target, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
+        try:
+            if source.format[0] != b"f" or source.len != FACE_PIXELS * 4:
+                raise ValueError("face must be float32 84 × 84")
+            if target.format[0] != b"d" or target.len != held.config.classes * 8:
+                raise ValueError(f"out must be float64 with {held.config.classes} values")
+            with nogil:
+                status = mxn_reference_logits(
+                    &held.config, &held.weights, <const float *>source.buf, <double *>target.buf
+                )
+            if status == MXN_ERROR_MEMORY:
+                raise MemoryError
+        finally:
+            PyBuffer_Release(&target)
+    finally:
+        PyBuffer_Release(&source)
+
+
+cdef struct Scratch:
+    size_t bytes # of the block that starts with this
+
+
+cdef class Cropper:
+    """Crops of one backend, with scratch memory that is used again."""
+
+    cdef const mxn_backend *backend
+    cdef mxn_pool scratches
+    cdef readonly str isa
+
+    def __cinit__(self, isa=None):
+        self.backend = resolve(isa)
+        self.isa = mxn_backend_name(self.backend).decode()
+
+    def __dealloc__(self):
+        cdef void *scratch = mxn_pool_take(&self.scratches)
+        while scratch != NULL:
+            free(scratch)
+            scratch = mxn_pool_take(&self.scratches)
+
+    def crop(self, frame, str color, double x, double y, double width, double height, out):
+        """frame: uint8, height × width (× channels), any strides; out: writable C-contiguous uint8, size × size."""
+        cdef Py_buffer source, target
+        PyObject_GetBuffer(frame, &source, PyBUF_STRIDES | PyBUF_FORMAT)
+        try:
+            PyObject_GetBuffer(out, &target, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
+            try:
+                self.run(&source, &target, color, mxn_box(x, y, width, height))
+            finally:
+                PyBuffer_Release(&target)
+        finally:
+            PyBuffer_Release(&source)
+
+    cdef int run(self, Py_buffer *source, Py_buffer *target, str color, mxn_box box) except -1:
+        cdef mxn_image image
+        cdef mxn_status status
+        cdef Scratch *scratch
+        cdef size_t needed
+        cdef int color_code, channels
+        cdef int size = <int>target.shape[0] if target.ndim == 2 else 0
+        color_code, channels = COLORS[color]
+        if source.format[0] != b"B" or source.format[1] != 0 or target.format[0] != b"B" or target.format[1] != 0:
+            raise TypeError("frame and out must be uint8")
+        if target.ndim != 2 or target.shape[1] != size:
+            raise ValueError("out must be size × size")
+        if source.ndim != (2 if channels == 1 else 3) or (channels > 1 and source.shape[2] != channels):
+            raise ValueError(f"frame has the wrong shape for color {color!r}")
+        if not (0 < source.shape[0] < 65536 and 0 < source.shape[1] < 65536):
+            raise ValueError("frame sides must be 1 to 65535 pixels")
+        image.data = <const uint8_t *>source.buf
+        image.height, image.width = <int>source.shape[0], <int>source.shape[1]
+        image.row_stride, image.column_stride = source.strides[0], source.strides[1]
+        image.channel_stride = source.strides[2] if channels > 1 else 0
+        image.color = <mxn_color>color_code
+        needed = mxn_crop_scratch_bytes(box, size)
+        if needed == 0:
+            raise ValueError(f"box ({box.x}, {box.y}, {box.width}, {box.height}) or output size {size} is out of range")
+        with nogil:
+            scratch = <Scratch *>mxn_pool_take(&self.scratches)
+            if scratch != NULL and scratch.bytes < needed + 64:
+                free(scratch)
+                scratch = NULL
+            if scratch == NULL:
+                scratch = <Scratch *>allocate_aligned(needed + 64)
+                if scratch != NULL:
+                    scratch.bytes = needed + 64
+            if scratch == NULL:
+                status = MXN_ERROR_MEMORY
+            else:
+                status = mxn_crop_gray(
+                    self.backend, &image, box, size, <uint8_t *>target.buf, <char *>scratch + 64, scratch.bytes - 64
+                )
+                free(mxn_pool_give(&self.scratches, scratch))
+        if status == MXN_ERROR_MEMORY:
+            raise MemoryError
+        if status != MXN_OK:
+            raise ValueError("frame or box is out of range")
+        return 0

@@ -1,0 +1,297 @@
+"""The `mxn-edge` command: predict, demo, info, bench. Imports recognizer, annotate and benchmark when they are needed.
+
+Exit codes: 0 all went well, 1 something could not be done (some picture was unreadable, say), 2 wrong usage. Results go
+to stdout, complaints to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import mxn_edge
+
+if TYPE_CHECKING:
+    from mxn_edge.recognizer import Face, Recognizer
+
+BENCH_FRAME = (640, 480)
+
+
+class CommandError(Exception):
+    """The command cannot go on; the message is for the user."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; `arguments` default to those of the process. Returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (head, say) has gone; keep the interpreter from complaining about it at exit.
+        sys.stdout = None
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except (CommandError, OSError, ValueError, RuntimeError) as error:
+        print(f"mxn-edge: {error}", file=sys.stderr)
+        return 1
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mxn-edge", description="Find the faces in pictures and name their expressions, on a plain CPU."
+    )
+    parser.add_argument("--version", action="version", version=f"mxn-edge {mxn_edge.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument("--model", metavar="FILE", help="weight file (.safetensors); default: the one in the package")
+    detector = argparse.ArgumentParser(add_help=False)
+    detector.add_argument(
+        "--detector",
+        metavar="FILE",
+        help="YuNet face detector (.onnx) to use in place of OpenCV's Haar cascade",
+    )
+
+    predict = commands.add_parser(
+        "predict",
+        parents=[model, detector],
+        help="expressions of the faces in pictures",
+        description="Print box, expression and confidence of every face, largest first. "
+        "Exit code 1 when a picture could not be read; the others are still done.",
+    )
+    predict.add_argument("images", nargs="+", metavar="IMAGE", help="picture file (JPEG, PNG, ...)")
+    predict.add_argument("--json", action="store_true", help="print a JSON list with one object per picture")
+    predict.add_argument(
+        "--annotate", metavar="DIR", type=Path, help="write each picture with its faces marked into this folder, as PNG"
+    )
+    predict.set_defaults(run=_predict)
+
+    demo = commands.add_parser(
+        "demo",
+        parents=[model, detector],
+        help="try it on a real portrait",
+        description="Recognise the expression in a public-domain portrait (NASA's Eileen Collins, from scikit-image; "
+        "pip install 'mxn-edge[demo]') and write the picture with the face marked.",
+    )
+    demo.add_argument(
+        "--output", metavar="FILE", type=Path, default=Path("mxn-edge-demo.png"), help="default: %(default)s"
+    )
+    demo.set_defaults(run=_demo)
+
+    info = commands.add_parser("info", parents=[model], help="versions, CPU, instruction sets, model")
+    info.add_argument("--json", action="store_true", help="print a JSON object")
+    info.set_defaults(run=_info)
+
+    bench = commands.add_parser(
+        "bench",
+        parents=[model, detector],
+        help="how fast this machine is",
+        description="Latency of the network alone for 1, 8 and 64 faces, and of the whole path on a 640×480 frame: "
+        "the demo portrait (needs the demo extra) or a picture of yours. MXN_EDGE_ISA forces an instruction set.",
+    )
+    bench.add_argument("--image", metavar="FILE", help="picture with a face, resized to 640×480")
+    bench.add_argument("--seconds", type=float, default=1.0, help="time per figure (default: %(default)s)")
+    bench.add_argument("--json", action="store_true", help="print a JSON object")
+    bench.set_defaults(run=_bench)
+    return parser
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from mxn_edge.annotate import annotate
+
+    recognizer = _recognizer(options)
+    results: list[dict[str, Any]] = []
+    failed = False
+    if options.annotate:
+        options.annotate.mkdir(parents=True, exist_ok=True)
+    written: set[Path] = set()
+    for image in options.images:
+        try:
+            picture = _read_picture(image)
+        except (CommandError, OSError) as error:
+            print(f"mxn-edge: {error}", file=sys.stderr)
+            failed = True
+            continue
+        faces = recognizer.predict(picture)
+        if options.json:
+            results.append({"image": image, "faces": [face.to_dict() for face in faces]})
+        else:
+            _print_faces(image, faces)
+        if options.annotate:
+            target = _unused_name(options.annotate, Path(image).stem, written)
+            _write_picture(target, annotate(picture, faces))
+    if options.json:
+        print(json.dumps(results, indent=2))
+    return 1 if failed else 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from mxn_edge.annotate import annotate
+
+    portrait = _demo_portrait()
+    faces = _recognizer(options).predict(portrait)
+    _print_faces("NASA portrait of Eileen Collins (public domain)", faces)
+    _write_picture(options.output, annotate(portrait, faces))
+    print(f"wrote {options.output}")
+    return 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    from mxn_edge.student import Student
+
+    student = Student.load(options.model)
+    info = student.info
+    report = {
+        "mxn-edge": mxn_edge.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "opencv": _opencv_version(),
+        "cpu": cpu_name(),
+        "machine": platform.machine(),
+        "ISA active": info.isa,
+        "ISA available": list(mxn_edge.available_isas()),
+        "model": info.source,
+        "architecture": info.architecture,
+        "hidden units": info.hidden,
+        "parameters": info.parameters,
+        "labels": list(student.labels),
+        "preprocessing": info.preprocessing,
+        "training": info.training,
+    }
+    if options.json:
+        print(json.dumps(report, indent=2))
+    else:
+        for key, value in report.items():
+            print(f"{key + ':':<15} {', '.join(value) if isinstance(value, list) else value}")
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    import cv2
+
+    from mxn_edge.benchmark import benchmark_predict, benchmark_student
+
+    recognizer = _recognizer(options)
+    info = recognizer.student.info
+    frame = _bench_frame(options.image)
+    cv2.setNumThreads(1)
+    latencies = benchmark_student(recognizer.student, seconds=options.seconds)
+    if frame is not None:
+        latencies.append(benchmark_predict(recognizer, frame, seconds=options.seconds))
+    if options.json:
+        results = [latency.to_dict() for latency in latencies]
+        print(json.dumps({"cpu": cpu_name(), "isa": info.isa, "model": info.source, "results": results}, indent=2))
+    else:
+        print(f"{cpu_name()}, {info.isa}, {info.architecture} with {info.parameters:,} parameters, one thread")
+        print(f"{'':<28}{'p50 ms':>10}{'p90 ms':>10}{'p99 ms':>10}{'per second':>13}")
+        for item in latencies:
+            print(f"{item.name:<28}{item.p50:>10.4f}{item.p90:>10.4f}{item.p99:>10.4f}{item.per_second:>13,.0f}")
+    return 0
+
+
+def _recognizer(options: argparse.Namespace) -> Recognizer:
+    from mxn_edge.recognizer import Recognizer
+
+    return Recognizer(options.model, options.detector)
+
+
+def _print_faces(image: str, faces: Sequence[Face]) -> None:
+    print(f"{image}: {len(faces) or 'no'} face{'' if len(faces) == 1 else 's'}")
+    for face in faces:
+        x, y, width, height = face.box
+        print(f"  {face.expression:<10} {face.confidence:6.1%}  x {x}, y {y}, {width}×{height} pixels")
+
+
+def _read_picture(path: str) -> NDArray[np.uint8]:
+    import cv2
+
+    encoded = np.fromfile(path, np.uint8)
+    try:
+        picture = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
+    except cv2.error:  # broken headers, absurd sizes
+        picture = None
+    if picture is None:
+        raise CommandError(f"{path} is not a picture that OpenCV can read")
+    return picture.astype(np.uint8, copy=False)
+
+
+def _write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
+    import cv2
+
+    try:
+        _, encoded = cv2.imencode(path.suffix, picture)
+    except cv2.error as error:
+        raise CommandError(f"cannot write {path}: {path.suffix!r} names no picture format") from error
+    path.write_bytes(encoded.tobytes())
+
+
+def _unused_name(folder: Path, stem: str, written: set[Path]) -> Path:
+    """A name that no other picture of this run has taken (two folders may hold files of one name)."""
+    target, number = folder / f"{stem}.png", 1
+    while target in written:
+        number += 1
+        target = folder / f"{stem}-{number}.png"
+    written.add(target)
+    return target
+
+
+def _demo_portrait() -> NDArray[np.uint8]:
+    try:
+        from skimage import data
+    except ImportError as error:
+        raise CommandError("the demo portrait needs scikit-image: pip install 'mxn-edge[demo]'") from error
+    rgb: NDArray[np.uint8] = data.astronaut()  # type: ignore[no-untyped-call]
+    return np.ascontiguousarray(rgb[:, :, ::-1])
+
+
+def _bench_frame(image: str | None) -> NDArray[np.uint8] | None:
+    """The user's picture or the demo portrait at the benchmark's size; None, and a word to the user, without."""
+    if image:
+        return _fit(_read_picture(image), *BENCH_FRAME)
+    try:
+        return _fit(_demo_portrait(), *BENCH_FRAME)
+    except CommandError as error:
+        print(f"mxn-edge: predict is not measured: {error}; or give --image", file=sys.stderr)
+        return None
+
+
+def _fit(picture: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """The picture inside a frame of this size, in its own proportions, on grey."""
+    import cv2
+
+    scale = min(width / picture.shape[1], height / picture.shape[0])
+    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+    frame = np.full((height, width, 3), 127, np.uint8)
+    frame[: size[1], : size[0]] = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    return frame
+
+
+def cpu_name() -> str:
+    """The processor's name as the kernel tells it."""
+    device_tree = Path("/proc/device-tree/model")
+    if device_tree.is_file():
+        return device_tree.read_text().strip("\0\n ")
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()
+    return platform.machine()
+
+
+def _opencv_version() -> str:
+    try:
+        import cv2
+    except ImportError:
+        return "not installed"
+    return cv2.__version__

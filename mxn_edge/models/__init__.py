@@ -1,0 +1,1 @@
+"""Weights that mxn-edge's own tools trained, with their model card."""

@@ -1,0 +1,156 @@
+"""Recognizer: frame -> the expression of every face in it. Imports detector, preprocess, student.
+
+The main job, top to bottom: detect, crop, classify.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mxn_edge.detector import Detector, HaarDetector, YuNetDetector
+from mxn_edge.preprocess import Frame, Preprocessor, check_frame, empty_faces
+from mxn_edge.student import Student, softmax
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Face:
+    """A face and its expression.
+
+    Attributes:
+        box: x, y, width, height in pixels of the frame, inside the frame.
+        expression: the most probable label.
+        confidence: its probability, 0 to 1.
+        probabilities: probability of every label; they sum to 1.
+        logits: float32, one per label, in the order of `probabilities`.
+        detection_score: how sure the detector is that this is a face, in its own unit; None for a face that was
+            handed in already cropped.
+    """
+
+    box: tuple[int, int, int, int]
+    expression: str
+    confidence: float
+    probabilities: dict[str, float]
+    logits: NDArray[np.float32]
+    detection_score: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain lists, strings and numbers, for `json.dumps`."""
+        return {
+            "box": list(self.box),
+            "expression": self.expression,
+            "confidence": self.confidence,
+            "probabilities": dict(self.probabilities),
+            "logits": self.logits.tolist(),
+            "detection_score": self.detection_score,
+        }
+
+
+class Recognizer:
+    """Finds the faces of a frame and names their expressions. One instance may be used by several threads at once.
+
+    Args:
+        model: a `Student`, the path of a weight file, or None for the weights that come with the package.
+        detector: None for OpenCV's Haar cascade, the path of a YuNet ONNX file, or any object with a `detect` method
+            like `HaarDetector`'s. The Haar cascade is loaded by the first `predict`, so that `predict_faces` works
+            without OpenCV.
+        isa: instruction set, one of `mxn_edge.available_isas()`; default: `mxn_edge.active_isa()`.
+
+    Raises:
+        OSError, WeightFileError: the weight file cannot be opened, or is not valid.
+        ValueError: the instruction set is not available.
+        DetectorUnavailableError: the detector cannot be had; raised by the first `predict` for the default one.
+    """
+
+    def __init__(
+        self,
+        model: Student | str | os.PathLike[str] | None = None,
+        detector: Detector | str | os.PathLike[str] | None = None,
+        *,
+        isa: str | None = None,
+    ) -> None:
+        self.student = model if isinstance(model, Student) else Student.load(model, isa=isa)
+        self._preprocessor = Preprocessor(self.student.info.preprocessing, isa=self.student.info.isa)
+        self._detector = YuNetDetector(detector) if isinstance(detector, str | os.PathLike) else detector
+
+    def predict(self, frame: NDArray[np.uint8], color: str = "bgr") -> list[Face]:
+        """Expressions of all faces in a frame, the largest face first; an empty list when there is none.
+
+        Args:
+            frame: uint8, H × W, H × W × 1, H × W × 3 or H × W × 4, any strides.
+            color: order of the channels, see `mxn_edge.preprocess.check_frame`; OpenCV and picamera2 give "bgr".
+
+        Raises:
+            TypeError: the frame is not a uint8 array.
+            ValueError: its shape, size or colour name is not one of the accepted.
+            DetectorUnavailableError: see the class.
+        """
+        checked = check_frame(frame, color)
+        if self._detector is None:
+            self._detector = HaarDetector()
+        detections = sorted(self._detector.detect(checked), key=lambda d: d.width * d.height, reverse=True)
+        crops = empty_faces(len(detections))
+        for detection, crop in zip(detections, crops, strict=True):
+            self._preprocessor.crop(checked, detection.square, crop)
+        boxes = [_clip(checked, d.x, d.y, d.width, d.height) for d in detections]
+        return self._classify(crops, boxes, [d.score for d in detections])
+
+    def predict_faces(self, crops: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], color: str = "bgr") -> list[Face]:
+        """Expressions of faces that are already cropped, without detection, in the order given.
+
+        Args:
+            crops: a list of pictures, or an array n × H × W or n × H × W × channels. Each is stretched to the
+                network's input; a square one that holds the face from forehead to chin fits best.
+            color: as for `predict`.
+
+        Returns:
+            One `Face` per picture; its `box` is the whole picture.
+
+        Raises:
+            TypeError, ValueError: as `predict`.
+        """
+        if isinstance(crops, np.ndarray) and (crops.ndim == 2 or (crops.ndim == 3 and crops.shape[2] in (1, 3, 4))):
+            raise ValueError(f"crops has the shape of one picture, {crops.shape}; put it into a list: [crop]")
+        frames = [check_frame(crop, color) for crop in crops]
+        faces = empty_faces(len(frames))
+        boxes = []
+        for frame, face in zip(frames, faces, strict=True):
+            height, width = frame.pixels.shape[:2]
+            self._preprocessor.crop_box(frame, 0, 0, width, height, face)
+            boxes.append((0, 0, width, height))
+        return self._classify(faces, boxes, [None] * len(boxes))
+
+    def _classify(
+        self, crops: NDArray[np.uint8], boxes: list[tuple[int, int, int, int]], scores: Sequence[float | None]
+    ) -> list[Face]:
+        if not boxes:
+            return []
+        labels = self.student.labels
+        logits = self.student.logits(crops)
+        probabilities = softmax(logits)
+        return [
+            Face(
+                box=box,
+                expression=labels[best],
+                confidence=row[best],
+                probabilities=dict(zip(labels, row, strict=True)),
+                logits=face_logits,
+                detection_score=score,
+            )
+            for box, score, face_logits, row, best in zip(
+                boxes, scores, logits, probabilities.tolist(), logits.argmax(axis=1).tolist(), strict=True
+            )
+        ]
+
+
+def _clip(frame: Frame, x: float, y: float, width: float, height: float) -> tuple[int, int, int, int]:
+    """The part of a box that lies inside the frame, in whole pixels; at least one pixel."""
+    rows, columns = frame.pixels.shape[:2]
+    left, top = min(max(round(x), 0), columns - 1), min(max(round(y), 0), rows - 1)
+    right, bottom = min(max(round(x + width), left + 1), columns), min(max(round(y + height), top + 1), rows)
+    return left, top, right - left, bottom - top

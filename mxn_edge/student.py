@@ -1,0 +1,138 @@
+"""Student: 84×84 grey faces -> logits and probabilities. Imports weights and _core.
+
+MicroExpNet (arXiv 1711.07011v4) and its sister topologies, run by the C core.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mxn_edge import _core
+from mxn_edge.weights import INPUT_SIZE, Weights, read_weights
+
+_DTYPES = (np.dtype(np.uint8), np.dtype(np.float32))
+DEFAULT_MODEL = Path(__file__).parent / "models" / "default.safetensors"
+
+
+def active_isa() -> str:
+    """The instruction set that a model loaded now would use: `MXN_EDGE_ISA`, or the fastest of `available_isas()`.
+
+    Raises `ValueError`, with what is available, when `MXN_EDGE_ISA` names something else.
+    """
+    return _core.resolve_isa()
+
+
+@dataclass(frozen=True)
+class StudentInfo:
+    """What a `Student` is.
+
+    Attributes:
+        architecture: "microexpnet-p12" and its sisters; see `mxn_edge.weights.ARCHITECTURES`.
+        hidden: number of hidden units.
+        parameters: number of trained parameters.
+        bytes: size of the parameters in memory, as float32.
+        preprocessing: how faces must be cropped for it.
+        training: what it was trained on and how.
+        source: the file that it came from, or "" for one made in memory.
+        isa: the instruction set that runs it.
+    """
+
+    architecture: str
+    hidden: int
+    parameters: int
+    bytes: int
+    preprocessing: str
+    training: str
+    source: str
+    isa: str
+
+
+class Student:
+    """A trained network, ready to run. Immutable: one instance may be used by many threads at once.
+
+    Args:
+        weights: checked weights; most users call `Student.load` instead.
+        isa: instruction set to run on, one of `available_isas()`; default: `active_isa()`.
+
+    Raises:
+        ValueError: `isa` or the environment variable MXN_EDGE_ISA names an instruction set that is not available.
+    """
+
+    def __init__(self, weights: Weights, *, isa: str | None = None) -> None:
+        self._network = _core.Network(weights.architecture, weights.tensors, isa)
+        self._labels = weights.labels
+        self._info = StudentInfo(
+            architecture=weights.architecture,
+            hidden=weights.hidden,
+            parameters=weights.parameters,
+            bytes=4 * weights.parameters,
+            preprocessing=weights.preprocessing,
+            training=weights.training,
+            source=weights.source,
+            isa=self._network.isa,
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str] | None = None, *, isa: str | None = None) -> Student:
+        """Load a weight file; without a path, the weights that come with the package.
+
+        Raises `OSError` when the file cannot be opened, `WeightFileError` when its content is not valid, and
+        `ValueError` when the instruction set is not available.
+        """
+        return cls(read_weights(DEFAULT_MODEL if path is None else path), isa=isa)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return self._labels
+
+    @property
+    def info(self) -> StudentInfo:
+        """What this student is and where it came from."""
+        return self._info
+
+    def logits(
+        self, faces: NDArray[np.uint8] | NDArray[np.float32], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Logits of grey faces; the GIL is released meanwhile.
+
+        Args:
+            faces: uint8 or float32, shape (84, 84) or (n, 84, 84), grey levels 0..255 (not 0..1), any strides.
+            out: where to write, C-contiguous float32 of the result's shape; a new array by default.
+
+        Returns:
+            float32, shape (classes,) for one face, (n, classes) for n.
+
+        Raises:
+            TypeError: wrong dtype.
+            ValueError: wrong shape, or NaN or infinity in a face.
+        """
+        contiguous = np.ascontiguousarray(faces)
+        shape = contiguous.shape
+        if contiguous.dtype not in _DTYPES:
+            raise TypeError(f"faces have dtype {contiguous.dtype}; expected uint8 or float32 in native byte order")
+        if shape[-2:] != (INPUT_SIZE, INPUT_SIZE) or not 2 <= len(shape) <= 3:
+            raise ValueError(f"faces have shape {shape}; expected (84, 84) or (n, 84, 84)")
+        expected = (*shape[:-2], len(self._labels))
+        if out is None:
+            out = np.empty(expected, np.float32)
+        elif out.shape != expected or not out.flags.c_contiguous or not out.flags.writeable:
+            raise ValueError(f"out has shape {out.shape}; expected a writable C-contiguous array of shape {expected}")
+        self._network.logits(contiguous, out)
+        return out
+
+    def probabilities(self, faces: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+        """Softmax of the logits: float32, shaped like them, each row summing to 1. Arguments and errors as `logits`."""
+        return softmax(self.logits(faces))
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Softmax over the last axis, safe for logits of any size."""
+    exponentials: NDArray[np.float32] = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    exponentials /= exponentials.sum(axis=-1, keepdims=True)
+    return exponentials

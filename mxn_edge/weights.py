@@ -1,0 +1,219 @@
+"""Weight files: read, check, write. Imports numpy and safetensors only.
+
+A weight file is a safetensors file with eight float32 tensors (`tensor_shapes`) and string metadata (`FORMAT`,
+`FORMAT_VERSION`, architecture, labels, input size, preprocessing, training note). Nothing in it is executed, and
+nothing in it is believed before it is checked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+FORMAT = "mxn-edge"
+FORMAT_VERSION = "1"
+INPUT_SIZE = 84
+
+#: Width of the flattened feature map that enters the first fully connected layer (MicroExpNet paper, section 4).
+ARCHITECTURES: Mapping[str, int] = {
+    "microexpnet-v": 11 * 11 * 32,
+    "microexpnet-p1": 11 * 11 * 32,
+    "microexpnet-p2": 6 * 6 * 32,
+    "microexpnet-p12": 6 * 6 * 32,
+}
+MAX_HIDDEN = 1024
+MAX_CLASSES = 64
+
+#: How a detected face box becomes the network's input; see `mxn_edge.preprocess`.
+PREPROCESSINGS = ("face-square", "microexpnet-paper")
+
+# The largest valid file is 16 MB (v, 1024 hidden units, 64 classes); anything far above it is not ours.
+_MAX_FILE_BYTES = 32 << 20
+
+
+class WeightFileError(ValueError):
+    """A weight file cannot be used; the message says which file and why."""
+
+
+def tensor_shapes(architecture: str, hidden: int, classes: int) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a student. Convolutions are kh-kw-ic-oc, fully connected layers in-out.
+
+    The flattened feature map is in height-width-channel order. Raises `KeyError` for an unknown architecture.
+    """
+    return {
+        "conv1.weight": (8, 8, 1, 16),
+        "conv1.bias": (16,),
+        "conv2.weight": (4, 4, 16, 32),
+        "conv2.bias": (32,),
+        "fc1.weight": (ARCHITECTURES[architecture], hidden),
+        "fc1.bias": (hidden,),
+        "fc2.weight": (hidden, classes),
+        "fc2.bias": (classes,),
+    }
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A student's weights with all that is needed to use them.
+
+    Attributes:
+        architecture: a key of `ARCHITECTURES`.
+        labels: one name per class, in the order of the logits.
+        preprocessing: one of `PREPROCESSINGS`, the one that the weights were trained with.
+        training: free text, what the weights were trained on and how.
+        tensors: float32 arrays, named and shaped as `tensor_shapes` says.
+        source: where the weights came from (a path, or "" when they were made in memory).
+
+    Construction checks everything and raises `WeightFileError`.
+    """
+
+    architecture: str
+    labels: tuple[str, ...]
+    preprocessing: str
+    training: str
+    tensors: Mapping[str, NDArray[np.float32]] = field(repr=False)
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.architecture not in ARCHITECTURES:
+            raise WeightFileError(f"architecture {self.architecture!r} is not one of {', '.join(ARCHITECTURES)}")
+        if self.preprocessing not in PREPROCESSINGS:
+            raise WeightFileError(f"preprocessing {self.preprocessing!r} is not one of {', '.join(PREPROCESSINGS)}")
+        if not 1 <= len(self.labels) <= MAX_CLASSES:
+            raise WeightFileError(f"{len(self.labels)} labels; 1 to {MAX_CLASSES} are supported")
+        if not all(isinstance(label, str) and label for label in self.labels):
+            raise WeightFileError(f"labels must be non-empty strings: {self.labels!r}")
+        if len(set(self.labels)) != len(self.labels):
+            raise WeightFileError(f"labels repeat: {self.labels!r}")
+        _check_tensors(self.architecture, len(self.labels), self.tensors)
+
+    @property
+    def hidden(self) -> int:
+        """Number of hidden units."""
+        return int(self.tensors["fc1.bias"].shape[0])
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained parameters (65,000 for the paper's MicroExpNet)."""
+        return sum(tensor.size for tensor in self.tensors.values())
+
+
+def _check_tensors(architecture: str, classes: int, tensors: Mapping[str, NDArray[np.float32]]) -> None:
+    bias = tensors.get("fc1.bias")
+    if bias is None or bias.ndim != 1 or not 1 <= bias.shape[0] <= MAX_HIDDEN:
+        found = "is missing" if bias is None else f"has shape {bias.shape}"
+        raise WeightFileError(f"tensor 'fc1.bias' {found}; expected (hidden,) with 1 to {MAX_HIDDEN} hidden units")
+    expected = tensor_shapes(architecture, bias.shape[0], classes)
+    if missing := expected.keys() - tensors.keys():
+        raise WeightFileError(f"missing tensors: {', '.join(sorted(missing))}")
+    if foreign := tensors.keys() - expected.keys():
+        raise WeightFileError(f"unknown tensors: {', '.join(sorted(foreign))}")
+    for name, shape in expected.items():
+        tensor = tensors[name]
+        if tensor.dtype != np.float32:
+            raise WeightFileError(f"tensor {name!r} has dtype {tensor.dtype}; expected float32")
+        if tensor.shape != shape:
+            raise WeightFileError(f"tensor {name!r} has shape {tensor.shape}; expected {shape} for {architecture}")
+        if not np.isfinite(tensor).all():
+            raise WeightFileError(f"tensor {name!r} contains NaN or infinity")
+
+
+def read_weights(path: str | os.PathLike[str]) -> Weights:
+    """Read and check a weight file.
+
+    Raises `FileNotFoundError` (or another `OSError`) when it cannot be opened, `WeightFileError` when its content is
+    truncated, foreign or inconsistent.
+    """
+    path = Path(path)
+    try:
+        return _read_checked(path)
+    except WeightFileError as error:
+        raise WeightFileError(f"{path}: {error}") from error.__cause__
+
+
+def _read_checked(path: Path) -> Weights:
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+    if size > _MAX_FILE_BYTES:
+        raise WeightFileError(f"{size} bytes; a weight file has at most {_MAX_FILE_BYTES}")
+    try:
+        with safe_open(path, framework="np") as opened:
+            metadata: dict[str, str] = opened.metadata() or {}
+            for name in opened.keys():  # noqa: SIM118 (not a mapping)
+                if (dtype := opened.get_slice(name).get_dtype()) != "F32":
+                    raise WeightFileError(f"tensor {name!r} has dtype {dtype}; expected F32")
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise WeightFileError(f"not a readable safetensors file ({error})") from error
+
+    return weights_from_metadata(metadata, tensors, str(path))
+
+
+def weights_from_metadata(
+    metadata: Mapping[str, str], tensors: Mapping[str, NDArray[np.float32]], source: str
+) -> Weights:
+    """Weights of the metadata that `metadata_of` writes. Raises `WeightFileError` when anything is wrong or missing."""
+
+    def required(key: str) -> str:
+        if key not in metadata:
+            raise WeightFileError(f"metadata lacks {key!r}; was this file written by mxn-edge's tools?")
+        return metadata[key]
+
+    if (found := required("format")) != FORMAT:
+        raise WeightFileError(f"format is {found!r}; expected {FORMAT!r}")
+    if (version := required("format_version")) != FORMAT_VERSION:
+        raise WeightFileError(f"format version is {version!r}; this mxn-edge reads version {FORMAT_VERSION!r}")
+    if (input_size := required("input_size")) != str(INPUT_SIZE):
+        raise WeightFileError(f"input size is {input_size!r}; expected '{INPUT_SIZE}'")
+    try:
+        labels = json.loads(required("labels"))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise WeightFileError(f"metadata 'labels' is not JSON ({error})") from error
+    if not isinstance(labels, list):
+        raise WeightFileError(f"metadata 'labels' is not a JSON list: {labels!r}")
+    return Weights(
+        architecture=required("architecture"),
+        labels=tuple(labels),
+        preprocessing=required("preprocessing"),
+        training=required("training"),
+        tensors=tensors,
+        source=source,
+    )
+
+
+def metadata_of(weights: Weights) -> dict[str, str]:
+    """What a weight file says beside its tensors."""
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "architecture": weights.architecture,
+        "labels": json.dumps(weights.labels),
+        "input_size": str(INPUT_SIZE),
+        "preprocessing": weights.preprocessing,
+        "training": weights.training,
+    }
+
+
+def write_weights(path: str | os.PathLike[str], weights: Weights) -> None:
+    """Write a weight file. The same weights give the same bytes. An existing file is replaced in one step."""
+    tensors = {name: weights.tensors[name].astype("<f4").tobytes() for name in sorted(weights.tensors)}
+    # Written here, not by the library, whose order of the metadata changes from run to run.
+    header: dict[str, object] = {"__metadata__": metadata_of(weights)}
+    offset = 0
+    for name, data in tensors.items():
+        shape = list(weights.tensors[name].shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, offset + len(data)]}
+        offset += len(data)
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(len(encoded).to_bytes(8, "little") + encoded + b"".join(tensors.values()))
+    partial.replace(path)

@@ -1,0 +1,158 @@
+/* Every backend of this CPU against the double-precision reference, without Python. Prints a line per backend and
+ * topology; exits with 1 when one is wrong. Usage: test_core [BACKEND] runs that one alone, and fails when it is absent.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../csrc/mxn.h"
+
+static uint64_t state = 0x9E3779B97F4A7C15u;
+
+static uint32_t random_bits(void) {
+    state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+    return (uint32_t)(state >> 32);
+}
+
+static float *random_weights(size_t count, double scale) {
+    float *values = malloc(count * sizeof *values);
+    if (!values) abort();
+    for (size_t i = 0; i < count; i++) values[i] = (float)(scale * ((double)random_bits() / 2147483648.0 - 1.0));
+    return values;
+}
+
+static mxn_weights make_weights(const mxn_config *c) {
+    const size_t flat = (size_t)mxn_flat_width(c->topology), hidden = (size_t)c->hidden, classes = (size_t)c->classes;
+    return (mxn_weights){
+        random_weights(64 * 16, 0.01), random_weights(16, 0.1), random_weights(256 * 32, 0.1), random_weights(32, 0.1),
+        random_weights(flat * hidden, 0.05), random_weights(hidden, 0.1),
+        random_weights(hidden * classes, 0.3), random_weights(classes, 0.1),
+    };
+}
+
+static void free_weights(mxn_weights *w) {
+    const float *parts[] = {w->conv1_weight, w->conv1_bias, w->conv2_weight, w->conv2_bias,
+                            w->fc1_weight, w->fc1_bias, w->fc2_weight, w->fc2_bias};
+    for (int i = 0; i < 8; i++) free((void *)parts[i]);
+}
+
+/* Kinds of faces: noise; black but for one pixel at a border or corner; a smooth ramp. */
+static void make_face(int kind, uint8_t *face) {
+    static const int edge[] = {0, 1, 2, 41, 82, 83};
+    memset(face, 0, MXN_FACE_PIXELS);
+    if (kind < 36) {
+        face[edge[kind / 6] * MXN_FACE_SIZE + edge[kind % 6]] = 255;
+        return;
+    }
+    for (int i = 0; i < MXN_FACE_PIXELS; i++)
+        face[i] = (uint8_t)(kind % 2 ? random_bits() : (unsigned)(i / MXN_FACE_SIZE + kind * (i % MXN_FACE_SIZE)) / 2);
+}
+enum { FACES = 42 };
+
+/* Faces with their logits by the reference. */
+typedef struct sample {
+    mxn_config config;
+    mxn_weights weights;
+    int faces;
+    uint8_t bytes[FACES][MXN_FACE_PIXELS];
+    float floats[FACES][MXN_FACE_PIXELS];
+    double expected[FACES * MXN_CLASSES_MAX];
+} sample;
+
+static void make_sample(sample *s, mxn_config config, int first_kind) {
+    s->config = config;
+    s->weights = make_weights(&config);
+    s->faces = FACES - first_kind;
+    for (int f = 0; f < s->faces; f++) {
+        make_face(first_kind + f, s->bytes[f]);
+        for (int i = 0; i < MXN_FACE_PIXELS; i++) s->floats[f][i] = s->bytes[f][i];
+        if (mxn_reference_logits(&config, &s->weights, s->floats[f], s->expected + f * config.classes) != MXN_OK) abort();
+    }
+}
+
+/* Largest difference from the reference, relative to the largest logit. */
+static double check_network(const mxn_backend *backend, const sample *s) {
+    static float from_u8[FACES * MXN_CLASSES_MAX], from_f32[FACES * MXN_CLASSES_MAX], bad[2][MXN_FACE_PIXELS];
+    double largest = 0, worst = 0;
+    mxn_model *model;
+    mxn_workspace *workspace = mxn_workspace_new();
+    if (!workspace || mxn_model_new(&model, &s->config, &s->weights, backend) != MXN_OK ||
+        mxn_logits_u8(model, workspace, s->bytes[0], s->faces, from_u8) != MXN_OK ||
+        mxn_logits_f32(model, workspace, s->floats[0], s->faces, from_f32) != MXN_OK)
+        abort();
+    for (int i = 0; i < s->faces * s->config.classes; i++) {
+        largest = fmax(largest, fabs(s->expected[i]));
+        worst = fmax(worst, fmax(fabs(from_u8[i] - s->expected[i]), fabs(from_f32[i] - s->expected[i])));
+    }
+    static const float poison[] = {NAN, INFINITY, -INFINITY};
+    for (int i = 0; i < 3; i++) {
+        bad[1][MXN_FACE_PIXELS - 1] = poison[i];
+        if (mxn_logits_f32(model, workspace, bad[0], 2, from_f32) != MXN_ERROR_NOT_FINITE) worst = INFINITY;
+    }
+    mxn_workspace_free(workspace);
+    mxn_model_free(model);
+    return worst / largest;
+}
+
+/* Crops must be the same pixels on every backend. Returns how many differ from `scalar`. */
+static int check_crops(const mxn_backend *backend, const mxn_backend *scalar) {
+    static uint8_t frame[97 * 131 * 4], ours[84 * 84], theirs[84 * 84];
+    static const mxn_box boxes[] = {{10, 5, 84, 84}, {0, 0, 131, 97}, {3.3, 7.7, 20.5, 31.25}, {-40, -30, 200, 200},
+                                    {120, 90, 50, 50}, {500, 500, 10, 10}, {-9, 40, 3, 1}};
+    int different = 0;
+    for (size_t i = 0; i < sizeof frame; i++) frame[i] = (uint8_t)random_bits();
+    for (size_t b = 0; b < sizeof boxes / sizeof *boxes; b++)
+        for (int color = MXN_COLOR_GRAY; color <= MXN_COLOR_BGRA; color++) {
+            const int channels = color == MXN_COLOR_GRAY ? 1 : color <= MXN_COLOR_BGR ? 3 : 4;
+            const mxn_image image = {frame, 131, 97, 131 * channels, channels, 1, (mxn_color)color};
+            const size_t bytes = mxn_crop_scratch_bytes(boxes[b], 84);
+            void *scratch = aligned_alloc(MXN_ALIGNMENT, bytes);
+            if (!scratch || mxn_crop_gray(backend, &image, boxes[b], 84, ours, scratch, bytes) != MXN_OK ||
+                mxn_crop_gray(scalar, &image, boxes[b], 84, theirs, scratch, bytes) != MXN_OK)
+                abort();
+            free(scratch);
+            for (int i = 0; i < 84 * 84; i++) different += ours[i] != theirs[i];
+        }
+    return different;
+}
+
+int main(int argc, char **argv) {
+    static const char *const names[] = {"v", "p1", "p2", "p12"};
+    static const int widths[][2] = {{48, 8}, {1, 1}, {17, 7}, {1023, 63}, {1024, 64}};
+    enum { WIDTHS = sizeof widths / sizeof *widths, BACKENDS_MAX = 8, SMOOTH_AND_NOISE = 36 };
+    static sample s;
+    const mxn_backend *backends[BACKENDS_MAX], *backend, *scalar;
+    int failures = 0, tested = 0;
+
+    if (mxn_backend_resolve("scalar", &scalar) != MXN_OK) return 1;
+    if (mxn_backend_resolve("no such backend", &backend) != MXN_ERROR_ISA) return 1;
+    for (int i = 0; tested < BACKENDS_MAX && (backend = mxn_backend_available(i)) != NULL; i++)
+        if (argc < 2 || strcmp(argv[1], mxn_backend_name(backend)) == 0) backends[tested++] = backend;
+    if (tested == 0) {
+        printf("FAIL backend %s is not available\n", argv[1]);
+        return 1;
+    }
+    for (int t = MXN_TOPOLOGY_V; t <= MXN_TOPOLOGY_P12; t++) {
+        double worst[BACKENDS_MAX] = {0};
+        for (int w = 0; w < WIDTHS; w++) {
+            const mxn_config config = {(mxn_topology)t, widths[w][0], widths[w][1]};
+            make_sample(&s, config, w == 0 ? 0 : SMOOTH_AND_NOISE);
+            for (int b = 0; b < tested; b++) worst[b] = fmax(worst[b], check_network(backends[b], &s));
+            free_weights(&s.weights);
+        }
+        for (int b = 0; b < tested; b++) {
+            const int ok = worst[b] < 1e-5;
+            failures += !ok;
+            printf("%-4s %-7s %-3s largest relative error %.2g\n", ok ? "ok" : "FAIL", mxn_backend_name(backends[b]),
+                   names[t], worst[b]);
+        }
+    }
+    for (int b = 0; b < tested; b++) {
+        const int different = check_crops(backends[b], scalar);
+        failures += different > 0;
+        printf("%-4s %-7s crops, %d pixels differ from scalar\n", different ? "FAIL" : "ok",
+               mxn_backend_name(backends[b]), different);
+    }
+    return failures > 0;
+}

@@ -1,0 +1,324 @@
+"""Student: parity of every instruction set with two references and ONNX Runtime, and its Python API."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mxn_edge import Student, WeightFileError, _core, active_isa, available_isas
+from mxn_edge.weights import ARCHITECTURES, Weights, write_weights
+from tests.reference import reference_logits
+
+ALL_ISAS = ("scalar", "sse2", "avx2", "avx512", "neon")
+MakeWeights = Callable[..., Weights]
+
+
+@pytest.fixture(params=ALL_ISAS)
+def isa(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    if name not in available_isas():
+        pytest.skip(f"this CPU does not run {name} (tests/test_c_core.py runs neon under emulation)")
+    return name
+
+
+def noise(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 84, 84), np.uint8)
+
+
+def single_pixels() -> np.ndarray:
+    """Black faces with one lit pixel, at every crossing of the rows and columns where paddings matter."""
+    edges = [0, 1, 2, 3, 41, 80, 81, 82, 83]
+    faces = np.zeros((len(edges) ** 2, 84, 84), np.uint8)
+    for face, (y, x) in zip(faces, ((y, x) for y in edges for x in edges), strict=True):
+        face[y, x] = 255
+    return faces
+
+
+def real_faces(data_dir: Path, count: int) -> np.ndarray:
+    cv2 = pytest.importorskip("cv2")
+    images = np.load(data_dir / "ferplus.npz")["valid_images"][:count]
+    return np.stack([cv2.resize(image, (84, 84)) for image in images])
+
+
+def c_reference(weights: Weights, faces: np.ndarray) -> np.ndarray:
+    logits = np.empty((len(faces), len(weights.labels)))
+    for face, out in zip(faces.astype(np.float32), logits, strict=True):
+        _core.reference_logits(weights.architecture, weights.tensors, face, out)
+    return logits
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+# ---- Parity ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_two_references_agree(architecture: str, random_weights: MakeWeights) -> None:
+    weights = random_weights(architecture, 33, 5)
+    faces = np.concatenate([noise(2), single_pixels()[::7]])
+    assert relative_error(c_reference(weights, faces), reference_logits(weights, faces)) < 1e-12
+
+
+@pytest.mark.parametrize(("hidden", "classes"), [(48, 8), (1, 1), (7, 3), (50, 17), (257, 64), (1024, 8)])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_matches_the_reference(
+    isa: str, architecture: str, hidden: int, classes: int, random_weights: MakeWeights
+) -> None:
+    weights = random_weights(architecture, hidden, classes)
+    student = Student(weights, isa=isa)
+    faces = noise(3)
+    expected = reference_logits(weights, faces)
+    assert relative_error(student.logits(faces), expected) < 2e-5
+    assert relative_error(student.logits(faces.astype(np.float32)), expected) < 2e-5
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_paddings(isa: str, architecture: str, random_weights: MakeWeights) -> None:
+    weights = random_weights(architecture, 40)
+    faces = single_pixels()
+    found, expected = Student(weights, isa=isa).logits(faces), reference_logits(weights, faces)
+    assert np.ptp(expected, axis=0).min() > 1e-2  # the pixels do make a difference
+    assert relative_error(found, expected) < 2e-5
+
+
+def test_every_batch_size(isa: str, random_weights: MakeWeights) -> None:
+    student = Student(random_weights(), isa=isa)
+    faces = noise(65)
+    one_by_one = np.stack([student.logits(face) for face in faces])
+    for count in range(66):
+        np.testing.assert_array_equal(student.logits(faces[:count]), one_by_one[:count])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_matches_onnx_runtime(isa: str, architecture: str, random_weights: MakeWeights) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the onnx extra")
+    pytest.importorskip("onnx", reason="needs the onnx extra")
+    from tools.export_onnx import build_model
+
+    weights = random_weights(architecture, 37, 8)
+    session = onnxruntime.InferenceSession(build_model(weights).SerializeToString(), providers=["CPUExecutionProvider"])
+    faces = np.concatenate([noise(4), single_pixels()[::5]])
+    (expected,) = session.run(None, {"faces": faces[:, None].astype(np.float32)})
+    found = Student(weights, isa=isa).logits(faces)
+    assert relative_error(found, expected) < 2e-5
+    np.testing.assert_array_equal(found.argmax(axis=1), expected.argmax(axis=1))
+
+
+def test_default_weights_on_real_faces(isa: str, data_dir: Path) -> None:
+    from mxn_edge.student import DEFAULT_MODEL
+    from mxn_edge.weights import read_weights
+
+    weights = read_weights(DEFAULT_MODEL)
+    faces = real_faces(data_dir, 64)
+    found, expected = Student(weights, isa=isa).logits(faces), reference_logits(weights, faces)
+    assert relative_error(found, expected) < 2e-5
+    np.testing.assert_array_equal(found.argmax(axis=1), expected.argmax(axis=1))
+
+
+# ---- Forcing an instruction set --------------------------------------------------------------------------------------
+
+
+def test_fastest_is_active_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MXN_EDGE_ISA", raising=False)
+    assert active_isa() == available_isas()[0]
+    assert available_isas()[-1] == "scalar"
+
+
+def test_forced_one_is_the_one_that_runs(
+    isa: str, random_weights: MakeWeights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, faces = random_weights(), noise(20)
+    logits = {name: Student(weights, isa=name).logits(faces) for name in available_isas()}
+    monkeypatch.setenv("MXN_EDGE_ISA", isa)
+    assert active_isa() == isa
+    student = Student(weights)
+    assert student.info.isa == isa
+    forced = student.logits(faces)
+    np.testing.assert_array_equal(forced, logits[isa])
+    # Each sums in an order of its own: equal logits would mean that another one ran.
+    for name in set(available_isas()) - {isa}:
+        assert (forced != logits[name]).any(), name
+
+
+@pytest.mark.parametrize("name", ["avx1024", "AVX2", "neon" if "neon" not in available_isas() else "sse2"])
+def test_unavailable_isa(name: str, random_weights: MakeWeights, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = f"{name}.*available: {', '.join(available_isas())}"
+    with pytest.raises(ValueError, match=message):
+        Student(random_weights(), isa=name)
+    monkeypatch.setenv("MXN_EDGE_ISA", name)
+    for call in (active_isa, Student.load):
+        with pytest.raises(ValueError, match=f"MXN_EDGE_ISA='{message}"):
+            call()
+
+
+# ---- API -------------------------------------------------------------------------------------------------------------
+
+
+def test_default_student() -> None:
+    student = Student.load()
+    assert student.info.parameters == 65_000
+    assert student.info.bytes == 260_000
+    assert student.info.architecture == "microexpnet-p12"
+    assert student.info.source.endswith("default.safetensors")
+    assert student.info.training
+    assert set(student.labels) == {
+        "neutral", "anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise",
+    }  # fmt: skip
+    assert isinstance(student.labels, tuple)
+
+
+def test_shapes_and_dtypes(random_weights: MakeWeights) -> None:
+    student = Student(random_weights(classes=5))
+    for dtype in (np.uint8, np.float32):
+        one = student.logits(np.ones((84, 84), dtype))
+        assert one.shape == (5,)
+        assert one.dtype == np.float32
+        assert student.logits(np.ones((3, 84, 84), dtype)).shape == (3, 5)
+        assert student.logits(np.ones((0, 84, 84), dtype)).shape == (0, 5)
+        assert student.probabilities(np.ones((0, 84, 84), dtype)).shape == (0, 5)
+
+
+def test_strides_do_not_matter(random_weights: MakeWeights) -> None:
+    student = Student(random_weights())
+    faces = noise(8)
+    expected = student.logits(np.ascontiguousarray(faces[::-2, ::-1, ::-1].transpose(0, 2, 1)))
+    np.testing.assert_array_equal(student.logits(faces[::-2, ::-1, ::-1].transpose(0, 2, 1)), expected)
+    read_only = faces.copy()
+    read_only.flags.writeable = False
+    np.testing.assert_array_equal(student.logits(read_only), student.logits(faces))
+
+
+def test_probabilities(random_weights: MakeWeights) -> None:
+    student = Student(random_weights())
+    logits = student.logits(noise(5)).astype(float)
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(student.probabilities(noise(5)), expected, rtol=1e-5)
+    np.testing.assert_allclose(student.probabilities(noise(5)[0]), expected[0], rtol=1e-5)
+
+
+def test_probabilities_of_huge_logits(random_weights: MakeWeights) -> None:
+    faces = np.full((1, 84, 84), 1e30, np.float32)
+    assert np.isfinite(Student(random_weights()).probabilities(faces)).all()
+
+
+def test_out(random_weights: MakeWeights) -> None:
+    student = Student(random_weights())
+    out = np.empty((4, 8), np.float32)
+    assert student.logits(noise(4), out=out) is out
+    np.testing.assert_array_equal(out, student.logits(noise(4)))
+    read_only = out.copy()
+    read_only.flags.writeable = False
+    for bad in (
+        np.empty((3, 8), np.float32),
+        np.empty(8, np.float32),
+        np.empty((4, 16), np.float32)[:, ::2],
+        read_only,
+    ):
+        with pytest.raises(ValueError, match="out has shape"):
+            student.logits(noise(4), out=bad)
+    with pytest.raises(TypeError, match="out must be native float32"):
+        student.logits(noise(4), out=np.empty((4, 8)))
+
+
+@pytest.mark.parametrize(
+    "faces",
+    [np.ones((84, 83), np.uint8), np.ones(84 * 84, np.uint8), np.ones((1, 1, 84, 84), np.uint8),
+     np.ones((84, 84, 3), np.uint8), np.uint8(3)],
+    ids=lambda faces: str(np.shape(faces)),
+)  # fmt: skip
+def test_wrong_shape(faces: np.ndarray) -> None:
+    student = Student.load()
+    with pytest.raises(ValueError, match=r"expected \(84, 84\) or \(n, 84, 84\)"):
+        student.logits(faces)
+    student.logits(noise(1))
+
+
+@pytest.mark.parametrize("dtype", [">f4", "f8", "i1", "u2", "i8", "?", "c8", "f2", "M8[s]", "O", "S1", "U1", "u1,u1"])
+def test_wrong_dtype(dtype: str) -> None:
+    student = Student.load()
+    with pytest.raises(TypeError, match="expected uint8 or float32"):
+        student.logits(np.zeros((84, 84), dtype))
+    student.logits(noise(1))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [(0, 0, 0), (2, 83, 83), (1, 40, 3)])
+def test_not_finite(isa: str, value: float, place: tuple[int, int, int], random_weights: MakeWeights) -> None:
+    student = Student(random_weights(), isa=isa)
+    faces = noise(3).astype(np.float32)
+    expected = student.logits(faces)
+    poisoned = faces.copy()
+    poisoned[place] = value
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        student.logits(poisoned)
+    np.testing.assert_array_equal(student.logits(faces), expected)
+
+
+def test_one_student_in_many_threads(random_weights: MakeWeights) -> None:
+    student = Student(random_weights())
+    faces = noise(64)
+    expected = student.logits(faces)
+    wrong: list[int] = []
+
+    def work(offset: int) -> None:
+        for i in range(200):
+            count = 1 + (i + offset) % 64
+            if not np.array_equal(student.logits(faces[:count]), expected[:count]):
+                wrong.append(count)
+
+    # More threads than the 16 workspaces that are kept.
+    threads = [threading.Thread(target=work, args=(5 * n,)) for n in range(24)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_gil_is_released(random_weights: MakeWeights) -> None:
+    """While one thread computes a long batch, this one goes on."""
+    student = Student(random_weights("microexpnet-v", 1024), isa="scalar")
+    faces = noise(64).repeat(4, axis=0)
+    thread = threading.Thread(target=student.logits, args=(faces,))
+    turns = 0
+    thread.start()
+    while thread.is_alive():
+        turns += 1
+        thread.join(timeout=0.0005)
+    assert turns > 3
+
+
+def test_memory_does_not_grow(random_weights: MakeWeights) -> None:
+    resource = pytest.importorskip("resource")
+    weights, faces = random_weights(), noise(4)
+
+    def work(times: int) -> int:
+        for _ in range(times):
+            Student(weights).logits(faces)
+            Student(weights).probabilities(faces.astype(np.float32))
+        peak: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak
+
+    before = work(200)
+    assert work(2000) - before < 4096  # kilobytes; losing one workspace per call would be 360,000
+
+
+def test_load(tmp_path: Path, random_weights: MakeWeights) -> None:
+    weights = random_weights("microexpnet-p1", 20, 3)
+    path = tmp_path / "model.safetensors"
+    write_weights(path, weights)
+    for given in (path, str(path)):
+        student = Student.load(given)
+        assert student.labels == weights.labels
+        assert student.info.source == str(path)
+        np.testing.assert_array_equal(student.logits(noise(2)), Student(weights).logits(noise(2)))
+    with pytest.raises(FileNotFoundError):
+        Student.load(tmp_path / "absent.safetensors")
+    with pytest.raises(WeightFileError):
+        Student.load(__file__)

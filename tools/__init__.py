@@ -1,0 +1,1 @@
+"""Tools that people run by hand; the package never imports them."""
