@@ -1,0 +1,158 @@
+"""Random views of grey faces, for training, batched and reproducible. Imports torch only.
+
+`draw_views` decides what happens to each face, from a seeded generator; `render` does it, at any output size. The same
+views can thus be shown to a student and, smaller, to its teacher.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+INPUT_SIZE = 84
+
+
+@dataclass(frozen=True)
+class AugmentOptions:
+    """How far views stray from the plain face; everything 0 leaves it as it is.
+
+    Attributes:
+        shift: largest shift along either axis, as a fraction of the picture.
+        scale: largest change of size, as a fraction; applied along both axes together.
+        rotation: largest rotation in degrees.
+        flip: probability of mirroring left and right.
+        brightness: largest offset in grey levels.
+        contrast: largest change of contrast, as a power of two.
+        gamma: largest change of gamma, as a power of two.
+        blur: probability of blurring or sharpening.
+        noise: largest standard deviation of the noise, in grey levels.
+        cutout: probability of hiding a rectangle.
+    """
+
+    shift: float = 0.1
+    scale: float = 0.15
+    rotation: float = 12.0
+    flip: float = 0.5
+    brightness: float = 40.0
+    contrast: float = 0.7
+    gamma: float = 0.5
+    blur: float = 0.5
+    noise: float = 10.0
+    cutout: float = 0.3
+
+
+NO_AUGMENTATION = AugmentOptions(**{field.name: 0.0 for field in fields(AugmentOptions)})
+
+
+@dataclass(frozen=True)
+class Views:
+    """What happens to each of N faces.
+
+    Attributes:
+        affine: (N, 2, 3), output to input coordinates, both -1..1 from edge to edge.
+        offset: (N,) grey levels added.
+        contrast: (N,) factor on the distance from the face's mean.
+        gamma: (N,) exponent.
+        blur: (N,) 1 is a full Gaussian blur, 0 nothing, below 0 sharpens.
+        noise: (N,) standard deviation in grey levels.
+        box: (N, 4) left, top, right, bottom of the hidden rectangle, 0..1; empty when right is not above left.
+        fill: (N,) grey level of the hidden rectangle.
+    """
+
+    affine: Tensor
+    offset: Tensor
+    contrast: Tensor
+    gamma: Tensor
+    blur: Tensor
+    noise: Tensor
+    box: Tensor
+    fill: Tensor
+
+    def __getitem__(self, index: Tensor | slice) -> Views:
+        return Views(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+
+
+def draw_views(count: int, options: AugmentOptions, generator: Generator) -> Views:
+    """Draw `count` independent views."""
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(count, *shape, generator=generator) * (high - low) + low
+
+    def chance(probability: float) -> Tensor:
+        return (torch.rand(count, generator=generator) < probability).float()
+
+    angle = uniform(-1, 1) * math.radians(options.rotation)
+    zoom = 1 + uniform(-options.scale, options.scale)
+    mirror = 1 - 2 * chance(options.flip)
+    cosine, sine = torch.cos(angle) / zoom, torch.sin(angle) / zoom
+    shift = uniform(-2 * options.shift, 2 * options.shift, 2)  # the coordinates span two units
+    affine = torch.stack(
+        [torch.stack([cosine * mirror, -sine, shift[:, 0]], 1), torch.stack([sine * mirror, cosine, shift[:, 1]], 1)], 1
+    )
+    corner, extent = uniform(-0.1, 0.9, 2), uniform(0.15, 0.4, 2)
+    return Views(
+        affine=affine,
+        offset=uniform(-options.brightness, options.brightness),
+        contrast=2 ** uniform(-options.contrast, options.contrast),
+        gamma=2 ** uniform(-options.gamma, options.gamma),
+        blur=uniform(-0.7, 1.0) * chance(options.blur),
+        noise=uniform(0, options.noise) * chance(0.5),
+        box=torch.cat([corner, corner + extent * chance(options.cutout)[:, None]], 1),
+        fill=uniform(0, 255),
+    )
+
+
+def render(faces: Tensor, views: Views, generator: Generator, size: int = INPUT_SIZE) -> Tensor:
+    """Show faces (N, H, W) uint8 as `views` says: (N, 1, size, size) float32, 0..255.
+
+    Shift, size, rotation and mirroring are one bilinear resampling; beyond the picture its border goes on. The
+    generator is only for the noise.
+    """
+    count = len(faces)
+
+    def column(values: Tensor) -> Tensor:
+        return values.view(count, 1, 1, 1)
+
+    grid = F.affine_grid(views.affine, [count, 1, size, size], align_corners=False)
+    x = F.grid_sample(faces[:, None].float(), grid, "bilinear", "border", align_corners=False)
+    x = _blur(x, column(views.blur))
+    mean = x.mean((2, 3), keepdim=True)
+    x = ((x - mean) * column(views.contrast) + mean + column(views.offset)).clamp_(0, 255)
+    x = (x / 255).pow_(column(views.gamma)).mul_(255)
+    if (noisy := views.noise.nonzero().flatten()).numel():
+        noise = torch.randn(len(noisy), 1, size, size, generator=generator)
+        x[noisy] += noise * views.noise[noisy].view(-1, 1, 1, 1)
+    centres = (torch.arange(size) + 0.5) / size
+    left, top, right, bottom = views.box.T[:, :, None]
+    across = (centres >= left) & (centres < right)
+    down = (centres >= top) & (centres < bottom)
+    x = torch.where((down[:, :, None] & across[:, None, :])[:, None], column(views.fill), x)
+    return x.clamp_(0, 255)
+
+
+def _blur(x: Tensor, strength: Tensor) -> Tensor:
+    """Move x towards (1), or away from (below 0), its Gaussian blur; sigma is 2 % of the picture."""
+    size = x.shape[-1]
+    sigma = 0.02 * size
+    radius = math.ceil(3 * sigma)
+    steps = torch.arange(-radius, radius + 1)
+    kernel = torch.exp(-0.5 * (steps / sigma) ** 2)
+    # The blur along one axis as a matrix, the border going on outside: much faster than a one-channel convolution.
+    matrix = torch.zeros(size, size)
+    rows = torch.arange(size)[:, None].expand(-1, len(steps))
+    columns = (rows + steps).clamp(0, size - 1)
+    matrix.index_put_((rows, columns), (kernel / kernel.sum()).expand(size, -1), accumulate=True)
+    return torch.lerp(x, matrix @ x @ matrix.T, strength)
+
+
+def resize_faces(faces: Tensor, size: int = INPUT_SIZE) -> Tensor:
+    """Return faces (N, H, W) uint8 as the network sees them at run time: (N, 1, size, size) float32.
+
+    A triangle filter (bilinear, widened when it reduces), rounded to whole grey levels.
+    """
+    x = F.interpolate(faces[:, None].float(), (size, size), mode="bilinear", align_corners=False, antialias=True)
+    return torch.floor(x + 0.5).clamp_(0, 255)

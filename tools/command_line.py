@@ -1,0 +1,158 @@
+"""What the training tools' command lines share: their common options and their report. Imports `tools.training`."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tools.augment import NO_AUGMENTATION, AugmentOptions
+from tools.ferplus import LABELS, Faces
+from tools.training import Scores, TrainOptions
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but only those that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+def between(low: int, high: int) -> Callable[[str], int]:
+    """Return an argparse type for whole numbers from low to high."""
+
+    def number(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{value} is not between {low} and {high}")
+        return value
+
+    return number
+
+
+def fraction(text: str) -> float:
+    """Argparse type for numbers from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")
+    return value
+
+
+def add_training_options(parser: argparse.ArgumentParser, defaults: TrainOptions, dropout: float) -> None:
+    """Add DATA, OUT and the options of the loop."""
+    add = parser.add_argument
+    add("data", type=Path, metavar="DATA", help="ferplus.npz (see tools/ferplus.py for its content)")
+    add("out", type=Path, metavar="OUT", help="safetensors file to write")
+    add("--epochs", type=between(1, 100_000), default=defaults.epochs, help="passes over the training faces")
+    add("--batch", type=between(2, 100_000), default=defaults.batch, help="faces per step")
+    add("--learning-rate", type=float, default=defaults.learning_rate, help="peak learning rate of AdamW")
+    add("--weight-decay", type=float, default=defaults.weight_decay, help="weight decay of AdamW")
+    add("--dropout", type=fraction, default=dropout, help="probability of dropping a unit before the last layer")
+    add("--ema", type=fraction, default=defaults.ema, help="decay per step of the averaged weights")
+    add("--least-share", type=fraction, default=0.1, help="answer as if no expression were rarer than this")
+    add("--seed", type=int, default=defaults.seed, help="seed of everything random")
+    add("--threads", type=between(1, 1024), default=1, help="threads; another number rounds differently")
+    flag = argparse.BooleanOptionalAction
+    add("--augment", action=flag, default=True, help="show random views of the faces")
+    add("--bfloat16", action=flag, default=defaults.bfloat16, help="train with bfloat16 products")
+    add("--checkpoint", type=Path, help="checkpoint, written after every epoch (default: OUT with suffix .checkpoint)")
+    add("--resume", action="store_true", help="go on from the checkpoint if there is one")
+    add("--report", type=Path, help="JSON report (default: OUT with suffix .json)")
+    add("--quiet", action="store_true", help="no progress, only the last line")
+
+
+def training_options(args: argparse.Namespace, size: int) -> tuple[TrainOptions, AugmentOptions]:
+    """Return the options that were given."""
+    options = TrainOptions(
+        epochs=args.epochs,
+        batch=args.batch,
+        learning_rate=args.learning_rate,
+        weight_decay=args.weight_decay,
+        warmup=min(2.0, args.epochs / 4),
+        ema=args.ema,
+        seed=args.seed,
+        views=getattr(args, "views", 0),  # only distillation has them
+        size=size,
+        bfloat16=args.bfloat16,
+    )
+    return options, AugmentOptions() if args.augment else NO_AUGMENTATION
+
+
+def prepare_outputs(args: argparse.Namespace) -> None:
+    """Fill in the paths that were not given and make their folders."""
+    args.checkpoint = args.checkpoint or args.out.with_suffix(".checkpoint")
+    args.report = args.report or args.out.with_suffix(".json")
+    for path in (args.out, args.checkpoint, args.report):
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def write_report(
+    args: argparse.Namespace,
+    tool: str,
+    faces: Faces,
+    valid: Faces,
+    scores: Scores,
+    history: list[dict[str, Any]],
+    **more: object,
+) -> None:
+    """Write what was run, on what, and what came out.
+
+    Paths are shortened to file names: where things lay is nobody's business.
+    """
+    given = {key: value.name if isinstance(value, Path) else value for key, value in vars(args).items()}
+    words = given.pop("command_line")
+    options, augment = training_options(args, 0)
+    content = {
+        "tool": tool,
+        "command": f"python -m tools.{tool} " + " ".join(_without_folders(word) for word in words),
+        "arguments": given,
+        "augmentation": asdict(augment),
+        "warmup": options.warmup,
+        **more,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "machine": {
+            "architecture": platform.machine(),
+            "threads": torch.get_num_threads(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+        },
+        "data": {
+            "sha256": hashlib.sha256(args.data.read_bytes()).hexdigest(),
+            "train": len(faces),
+            "valid": len(valid),
+        },
+        "labels": LABELS,
+        "valid": asdict(scores),
+        "seconds": sum(epoch["seconds"] for epoch in history),
+    }
+    # One line per epoch.
+    curve = ",\n".join("  " + json.dumps(_rounded(epoch)) for epoch in history)
+    args.report.write_text(json.dumps(content, indent=1)[:-2] + f',\n "curve": [\n{curve}\n ]\n}}\n')
+
+
+def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """Parse, and remember the command line for the report."""
+    argv = sys.argv[1:] if argv is None else argv
+    return parser.parse_args(argv, argparse.Namespace(command_line=argv))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def _without_folders(word: str) -> str:
+    return word.rsplit("/", 1)[-1]

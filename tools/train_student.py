@@ -1,0 +1,126 @@
+"""Train a MicroExpNet student on FER+ votes and write its weight file: `python -m tools.train_student --help`.
+
+Imports the training tools and `mxn_edge.weights`. Distillation uses the same parts with another loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+
+import torch
+
+from mxn_edge.weights import ARCHITECTURES, INPUT_SIZE, MAX_HIDDEN, write_weights
+from tools.augment import resize_faces
+from tools.command_line import (
+    HelpFormatter,
+    add_training_options,
+    between,
+    parse,
+    prepare_outputs,
+    training_options,
+    write_report,
+)
+from tools.ferplus import LABELS, Faces, FerPlusError, read_ferplus
+from tools.student_network import StudentNetwork, from_weights, to_weights
+from tools.training import (
+    Loss,
+    TeacherLogits,
+    TrainingError,
+    TrainOptions,
+    predict,
+    score,
+    soft_cross_entropy,
+    train,
+)
+
+# Grey levels to about 0..1; folded into conv1 afterwards.
+INPUT_SCALE = 1 / 256
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    args = parse(_parser(), argv)
+    torch.set_num_threads(args.threads)
+    try:
+        faces, valid = read_ferplus(args.data, "train"), read_ferplus(args.data, "valid")
+        prepare_outputs(args)
+        loss = soft_cross_entropy(faces.targets, args.least_share)
+        train_and_write("train_student", args, faces, valid, loss, "no distillation")
+    except (FerPlusError, TrainingError, OSError) as error:
+        print(f"train_student: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def train_and_write(
+    tool: str,
+    args: argparse.Namespace,
+    faces: Faces,
+    valid: Faces,
+    loss: Loss,
+    note: str,
+    *,
+    teacher: TeacherLogits | None = None,
+    setup: Mapping[str, object] | None = None,
+) -> None:
+    """Train a student as `args` says, write its weight file and report.
+
+    Args:
+        tool: name of the command-line tool, for the report.
+        args: the options of `add_student_options`.
+        faces: training faces.
+        valid: faces that select the epoch.
+        loss: what is minimised.
+        note: what the weight file's training note says besides data, epochs and seed.
+        teacher: where the loss finds teacher logits.
+        setup: what makes up the loss and the teacher, for the checkpoint.
+    """
+    options, augment = training_options(args, INPUT_SIZE)
+    network_options = {"architecture": args.architecture, "hidden": args.hidden, "dropout": args.dropout}
+    torch.manual_seed(args.seed)
+    network = StudentNetwork(**network_options, batch_norm=True, input_scale=INPUT_SCALE)
+    history = train(
+        network,
+        faces,
+        valid,
+        loss,
+        options,
+        augment,
+        setup={**network_options, "least_share": args.least_share, **(setup or {})},
+        checkpoint=args.checkpoint,
+        resume=args.resume,
+        teacher=teacher,
+        progress=not args.quiet,
+    )
+    training = f"FER+ votes of {len(faces)} training faces, {args.epochs} epochs, seed {args.seed}, {note}"
+    weights = to_weights(network, LABELS, "face-square", training)
+    # What is reported is what the written tensors do, not the form that was trained.
+    scores = score(predict(from_weights(weights), resize_faces(torch.from_numpy(valid.images))), valid)
+    write_weights(args.out, weights)
+    write_report(args, tool, faces, valid, scores, history, parameters=weights.parameters)
+    print(f"{args.out}: valid accuracy {scores.accuracy:.4f}, balanced accuracy {scores.balanced_accuracy:.4f}")
+
+
+def add_student_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `train_and_write` reads."""
+    add_training_options(parser, TrainOptions(), dropout=0.0)
+    parser.add_argument("--architecture", choices=sorted(ARCHITECTURES), default="microexpnet-p12", help="topology")
+    parser.add_argument("--hidden", type=between(1, MAX_HIDDEN), default=48, help="hidden units")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.train_student",
+        description="Train a MicroExpNet student on the votes of FER+ and write its weight file. The epoch with the "
+        "best mean of accuracy and balanced accuracy on the valid split is kept; the test split is never read. After "
+        "a kill, the same command with --resume gives the same result as a run that was not interrupted.",
+        formatter_class=HelpFormatter,
+    )
+    add_student_options(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,306 @@
+"""The training loop that students, teachers and distillation share. Imports torch, tqdm and the data tools.
+
+Everything random is seeded by (seed, epoch), so that a run is reproduced exactly by the same machine with the same
+number of threads, and a run that was stopped and resumed equals one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import pickle
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Generator, Tensor, nn
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from tools.augment import AugmentOptions, Views, draw_views, render, resize_faces
+from tools.ferplus import LABELS, Faces
+
+#: Of student logits, soft targets and, in distillation, the teacher's logits of the same faces.
+Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+#: Of an epoch's view number: teacher logits (N, classes) of every training face in that view.
+TeacherLogits = Callable[[int], Tensor]
+
+
+class TrainingError(Exception):
+    """A run cannot go on; the message says why."""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of the loop.
+
+    Attributes:
+        epochs: passes over the training faces.
+        batch: faces per step.
+        learning_rate: peak rate of AdamW; a linear warm-up precedes and a cosine decay to 0 follows it.
+        weight_decay: of AdamW, on matrices and kernels only.
+        warmup: epochs of warm-up.
+        ema: decay per step of the averaged weights, which are the ones that are evaluated and kept.
+        seed: seed of everything random.
+        views: number of different views of the data; epoch e shows view e modulo this. 0 is one view per epoch.
+        size: side of the network's input.
+        bfloat16: multiply in bfloat16 while training; evaluation is always float32.
+    """
+
+    epochs: int = 100
+    batch: int = 128
+    learning_rate: float = 4e-3
+    weight_decay: float = 0.01
+    warmup: float = 2.0
+    ema: float = 0.999
+    seed: int = 1
+    views: int = 0
+    size: int = 84
+    bfloat16: bool = True
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How well logits agree with the raters.
+
+    Attributes:
+        accuracy: fraction of faces whose majority label is found.
+        balanced_accuracy: mean of the recalls.
+        cross_entropy: mean cross-entropy against the soft targets, in nats.
+        recall: label -> fraction of its faces that are found; labels without a face are left out.
+    """
+
+    accuracy: float
+    balanced_accuracy: float
+    cross_entropy: float
+    recall: dict[str, float]
+
+
+def score(logits: Tensor, faces: Faces) -> Scores:
+    """Compare logits (N, classes) with the targets of the same faces."""
+    labels = torch.from_numpy(faces.labels)
+    hits = logits.argmax(1) == labels
+    recall = {
+        name: hits[labels == index].double().mean().item()
+        for index, name in enumerate(LABELS)
+        if (labels == index).any()
+    }
+    return Scores(
+        accuracy=hits.double().mean().item(),
+        balanced_accuracy=sum(recall.values()) / len(recall),
+        cross_entropy=F.cross_entropy(logits, torch.from_numpy(faces.targets)).item(),
+        recall=recall,
+    )
+
+
+@torch.no_grad()
+def predict(network: nn.Module, inputs: Tensor, batch: int = 256) -> Tensor:
+    """Return the float32 logits of `inputs` in evaluation mode."""
+    network.eval()
+    return torch.cat([network(part) for part in torch.split(inputs, batch)])
+
+
+def seeded(*numbers: int) -> Generator:
+    """Return a generator seeded by all the numbers together."""
+    digest = hashlib.sha256(repr(numbers).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+
+
+def run_views(count: int, augment: AugmentOptions, seed: int, view: int) -> Views:
+    """Return a view of every training face; `view` numbers the views of the run with this seed."""
+    return draw_views(count, augment, seeded(seed, view, 0))
+
+
+def train(
+    network: nn.Module,
+    faces: Faces,
+    valid: Faces,
+    loss: Loss,
+    options: TrainOptions,
+    augment: AugmentOptions,
+    *,
+    setup: Mapping[str, object] | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    teacher: TeacherLogits | None = None,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """Train `network` in place and leave it with the averaged weights of its best epoch.
+
+    Best is the highest mean of accuracy and balanced accuracy on `valid`: accuracy alone forgets the rare expressions.
+
+    Args:
+        network: what is trained.
+        faces: training faces.
+        valid: faces that select the epoch.
+        loss: what is minimised.
+        options: options of the loop.
+        augment: how far the views stray.
+        setup: whatever else makes this run what it is (network, loss).
+        checkpoint: file that is written after every epoch.
+        resume: go on from `checkpoint` if it exists; its options, data and setup must be the same.
+        teacher: where the loss finds teacher logits.
+        progress: show a progress bar (on a terminal) and one line per epoch.
+
+    Returns:
+        One record per epoch: learning rate, training loss, seconds and the scores on `valid`.
+    """
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a third of a step
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images, targets = torch.from_numpy(faces.images), torch.from_numpy(faces.targets)
+    valid_inputs = resize_faces(torch.from_numpy(valid.images), options.size)
+    optimizer = torch.optim.AdamW(_decay_groups(network, options.weight_decay), lr=options.learning_rate, fused=True)
+    average = {name: value.clone() for name, value in network.state_dict().items()}
+    best: dict[str, Any] = {"value": -1.0, "state": average}
+    history: list[dict[str, Any]] = []
+    fingerprint = _fingerprint(faces, valid, options, augment, setup or {})
+
+    if resume and checkpoint is not None and checkpoint.exists():
+        saved = _read_checkpoint(checkpoint, fingerprint)
+        network.load_state_dict(saved["network"])
+        optimizer.load_state_dict(saved["optimizer"])
+        average, best, history = saved["average"], saved["best"], saved["history"]
+
+    steps = len(faces) // options.batch  # an odd last batch would disturb the normalisation
+    if steps == 0:
+        raise TrainingError(f"{len(faces)} training faces do not fill one batch of {options.batch}")
+    for epoch in range(len(history), options.epochs):
+        start = time.perf_counter()
+        view = epoch % options.views if options.views else epoch
+        views = run_views(len(faces), augment, options.seed, view)
+        noise = seeded(options.seed, epoch, 1)
+        order = torch.randperm(len(faces), generator=seeded(options.seed, epoch, 2))
+        torch.manual_seed(seeded(options.seed, epoch, 3).initial_seed())  # dropout
+        teacher_logits = None if teacher is None else teacher(view)
+        network.train()
+        total = 0.0
+        bar = tqdm(range(steps), f"epoch {epoch + 1}/{options.epochs}", leave=False, disable=None if progress else True)
+        for step in bar:
+            index = order[step * options.batch : (step + 1) * options.batch]
+            rate = _learning_rate(epoch * steps + step, steps, options)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            inputs = render(images[index], views[index], noise, options.size)
+            with torch.autocast("cpu", torch.bfloat16, enabled=options.bfloat16):
+                logits = network(inputs.contiguous(memory_format=torch.channels_last))
+            cost = loss(logits.float(), targets[index], None if teacher_logits is None else teacher_logits[index])
+            optimizer.zero_grad(set_to_none=True)
+            cost.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            _update_average(average, network, epoch * steps + step, options.ema)
+            total += cost.item()
+        if not math.isfinite(total):
+            raise TrainingError(f"the loss is not finite in epoch {epoch + 1}; try a lower learning rate")
+
+        trained = {name: value.clone() for name, value in network.state_dict().items()}
+        network.load_state_dict(average)
+        scores = score(predict(network, valid_inputs), valid)
+        network.load_state_dict(trained)
+        seconds = time.perf_counter() - start
+        history.append(
+            {"epoch": epoch + 1, "learning_rate": rate, "loss": total / steps, "seconds": seconds, **asdict(scores)}
+        )
+        if (value := (scores.accuracy + scores.balanced_accuracy) / 2) > best["value"]:
+            best = {"value": value, "state": {name: value.clone() for name, value in average.items()}}
+        if checkpoint is not None:
+            state = {
+                "fingerprint": fingerprint,
+                "network": trained,
+                "optimizer": optimizer.state_dict(),
+                "average": average,
+                "best": best,
+                "history": history,
+            }
+            _write_checkpoint(checkpoint, state)
+        if progress:
+            tqdm.write(
+                f"epoch {epoch + 1:3d}  loss {total / steps:.4f}  valid accuracy {scores.accuracy:.4f}"
+                f"  balanced {scores.balanced_accuracy:.4f}  cross-entropy {scores.cross_entropy:.4f}  {seconds:.1f} s",
+                file=sys.stderr,
+            )
+    network.load_state_dict(best["state"])
+    network.eval()
+    return history
+
+
+def _fingerprint(
+    faces: Faces, valid: Faces, options: TrainOptions, augment: AugmentOptions, setup: Mapping[str, object]
+) -> str:
+    digest = hashlib.sha256()
+    for part in (faces, valid):
+        for array in (part.images, part.targets, part.labels):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    content = {"data": digest.hexdigest()[:16], **asdict(options), **asdict(augment), **setup}
+    return json.dumps(content, sort_keys=True)
+
+
+def _read_checkpoint(path: Path, fingerprint: str) -> dict[str, Any]:
+    try:
+        saved: dict[str, Any] = torch.load(path, weights_only=True)
+        found = saved["fingerprint"]
+    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
+        raise TrainingError(f"{path}: not a checkpoint of these tools ({type(error).__name__})") from error
+    if found != fingerprint:
+        raise TrainingError(
+            f"{path}: made with other options or data\n checkpoint: {found}\n this run:   {fingerprint}"
+        )
+    return saved
+
+
+def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def _decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def _learning_rate(step: int, steps: int, options: TrainOptions) -> float:
+    warmup = options.warmup * steps
+    if step < warmup:
+        return options.learning_rate * (step + 1) / warmup
+    progress = (step - warmup) / max(options.epochs * steps - warmup, 1)
+    return options.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+@torch.no_grad()
+def _update_average(average: dict[str, Tensor], network: nn.Module, step: int, decay: float) -> None:
+    decay = min(decay, (1 + step) / (10 + step))  # forget the start quickly
+    for name, value in network.state_dict().items():
+        if value.is_floating_point():
+            average[name].lerp_(value, 1 - decay)
+        else:
+            average[name].copy_(value)
+
+
+def soft_cross_entropy(targets: NDArray[np.float32], least_share: float) -> Loss:
+    """Return the cross-entropy against soft targets, corrected for rare classes.
+
+    The network learns to answer as if every class made up at least `least_share` of the data: while training, the log
+    of how much rarer a class is than that is added to its logit (logit adjustment, Menon et al., 2021).
+
+    Args:
+        targets: (N, classes) of all training faces; their mean is the share of each class.
+        least_share: 0 corrects nothing, 1 treats all classes alike.
+    """
+    share = torch.from_numpy(targets.mean(axis=0)).clamp_min(1e-6)
+    adjustment = torch.log(share / share.clamp_min(least_share))
+
+    def loss(logits: Tensor, targets: Tensor, teacher_logits: Tensor | None) -> Tensor:
+        del teacher_logits
+        return F.cross_entropy(logits + adjustment, targets)
+
+    return loss
