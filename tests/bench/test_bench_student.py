@@ -1,0 +1,47 @@
+"""The network alone, per instruction set, beside ONNX Runtime with the same weights and faces in the same run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mxn_edge import Student, available_isas
+from mxn_edge.student import DEFAULT_MODEL
+
+BATCHES = (1, 8, 64)
+
+
+def check(benchmark: Any, found: np.ndarray, faces: np.ndarray) -> None:
+    """A result counts only when the logits are right."""
+    expected = Student.load(isa="scalar").logits(faces)
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    benchmark.extra_info["faces"] = len(faces)
+
+
+@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize("batch", BATCHES)
+def test_student(benchmark: Any, faces: np.ndarray, batch: int, isa: str) -> None:
+    benchmark.group = f"logits of {batch}"
+    benchmark.extra_info["isa"] = isa
+    student = Student.load(isa=isa)
+    check(benchmark, benchmark(student.logits, faces[:batch]), faces[:batch])
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_onnx_runtime(benchmark: Any, faces: np.ndarray, batch: int) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the onnx extra")
+    pytest.importorskip("onnx", reason="needs the onnx extra")
+    from mxn_edge.weights import read_weights
+    from tools.export_onnx import build_model
+
+    benchmark.group = f"logits of {batch}"
+    benchmark.extra_info["isa"] = f"ONNX Runtime {onnxruntime.__version__}"
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    model = build_model(read_weights(DEFAULT_MODEL)).SerializeToString()
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    inputs = {"faces": faces[:batch, None].astype(np.float32)}
+    (logits,) = benchmark(session.run, ["logits"], inputs)
+    check(benchmark, logits, faces[:batch])
