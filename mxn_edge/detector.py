@@ -105,7 +105,7 @@ class HaarDetector:
 
     def detect(self, frame: Frame) -> list[Detection]:
         """Faces of a frame; the score is the number of overlapping hits that were merged."""
-        gray = _to_gray(self._cv2, frame)
+        gray = _convert(self._cv2, frame, "gray")
         smallest = max(24, round(self._min_face * min(gray.shape)))
         boxes, hits = self._cascade().detectMultiScale2(
             gray, scaleFactor=1.1, minNeighbors=5, minSize=(smallest, smallest)
@@ -162,7 +162,7 @@ class YuNetDetector:
     def detect(self, frame: Frame) -> list[Detection]:
         """Faces of a frame; the score is the network's, 0 to 1."""
         cv2 = self._cv2
-        bgr = _to_bgr(cv2, frame)
+        bgr = _convert(cv2, frame, "bgr")
         height, width = bgr.shape[:2]
         scale = min(1.0, self._max_side / max(height, width))
         if scale < 1.0:
@@ -181,17 +181,11 @@ class YuNetDetector:
         ]
 
 
-def _to_gray(cv2: ModuleType, frame: Frame) -> NDArray[np.uint8]:
+def _convert(cv2: ModuleType, frame: Frame, color: str) -> NDArray[np.uint8]:
+    """The frame's pixels in another order of channels, contiguous as OpenCV wants them."""
     pixels = np.ascontiguousarray(frame.pixels)
-    if frame.color == "gray":
+    if frame.color == color:
         return pixels
-    gray: NDArray[np.uint8] = cv2.cvtColor(pixels, getattr(cv2, f"COLOR_{frame.color.upper()}2GRAY"))
-    return gray
-
-
-def _to_bgr(cv2: ModuleType, frame: Frame) -> NDArray[np.uint8]:
-    pixels = np.ascontiguousarray(frame.pixels)
-    if frame.color == "bgr":
-        return pixels
-    bgr: NDArray[np.uint8] = cv2.cvtColor(pixels, getattr(cv2, f"COLOR_{frame.color.upper()}2BGR"))
-    return bgr
+    code = getattr(cv2, f"COLOR_{frame.color.upper()}2{color.upper()}")
+    converted: NDArray[np.uint8] = cv2.cvtColor(pixels, code)
+    return converted
