@@ -1,0 +1,126 @@
+"""Calibrate a student's probabilities by temperature scaling: `python -m tools.calibrate --help`.
+
+Imports mxn_edge and the data tools. One temperature T divides all logits (Guo et al., 2017). The logits are the last
+layer's output, so that dividing fc2.weight and fc2.bias by T does the same: the weight file needs no new field, and
+the run-time path does no more work. The order of the logits stays, but for ties within float32 rounding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mxn_edge.preprocess import Preprocessor
+from mxn_edge.student import Student
+from mxn_edge.weights import WeightFileError, Weights, read_weights, write_weights
+from tools.ferplus import FerPlusError
+from tools.labelled_faces import LabelledFacesError, read_labelled_faces
+from tools.metrics import Labels, Metrics, log_softmax, measure
+
+_LOWEST, _HIGHEST = 0.01, 100.0
+
+
+class CalibrationError(ValueError):
+    """No temperature can be fitted; the message says why."""
+
+
+def fit_temperature(logits: NDArray[np.floating], labels: Labels) -> float:
+    """Return the temperature with the lowest mean negative log-likelihood of labels (N,) under logits (N, classes)."""
+    z = logits.astype(np.float64)
+    label_logits = z[np.arange(len(labels)), labels]
+
+    def slope(sharpness: float) -> float:
+        """Of the negative log-likelihood, which is convex in 1 / T."""
+        return float(((np.exp(log_softmax(sharpness * z)) * z).sum(axis=1) - label_logits).mean())
+
+    low, high = 1 / _HIGHEST, 1 / _LOWEST
+    if not slope(low) < 0 < slope(high):
+        raise CalibrationError(
+            f"the best temperature is not between {_LOWEST:g} and {_HIGHEST:g}: the answers are all right or no better "
+            "than chance"
+        )
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    return 2 / (low + high)
+
+
+def fold_temperature(weights: Weights, temperature: float, note: str) -> Weights:
+    """Return weights whose logits are those of `weights` divided by the temperature; `note` joins the training note."""
+    tensors = dict(weights.tensors)
+    for name in ("fc2.weight", "fc2.bias"):
+        tensors[name] = (tensors[name] / np.float64(temperature)).astype(np.float32)
+    return replace(weights, tensors=tensors, training=f"{weights.training}; {note}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        _run(args)
+    except (CalibrationError, LabelledFacesError, FerPlusError, WeightFileError, OSError) as error:
+        print(f"calibrate: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    weights = read_weights(args.model)
+    faces = read_labelled_faces(args.data, weights.labels, split="valid")
+    crops = faces.crop(Preprocessor(weights.preprocessing))
+    logits = Student(weights).logits(crops)
+    temperature = fit_temperature(logits, faces.labels)
+    source = "FER+ valid" if args.data.suffix.lower() == ".npz" else args.data.name
+    note = f"temperature {temperature:.4f}, fitted on {source} by negative log-likelihood, is folded into fc2"
+    calibrated = fold_temperature(weights, temperature, note)
+    scores = {
+        "before": measure(logits, faces.labels, weights.labels),
+        "after": measure(Student(calibrated).logits(crops), faces.labels, weights.labels),
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write_weights(args.out, calibrated)
+    report = {
+        "tool": "calibrate",
+        "model": args.model.name,
+        "data": source,
+        "faces": len(faces),
+        "temperature": temperature,
+        **{when: metrics.to_dict() for when, metrics in scores.items()},
+    }
+    (args.report or args.out.with_suffix(".json")).write_text(json.dumps(report, indent=1) + "\n")
+    print(f"{args.out}: temperature {temperature:.4f}, fitted on the {len(faces)} faces that are measured here")
+    for when, metrics in scores.items():
+        print(_line(when, metrics))
+
+
+def _line(when: str, metrics: Metrics) -> str:
+    error, loss = metrics.expected_calibration_error, metrics.negative_log_likelihood
+    return (
+        f"{when:<7} negative log-likelihood {loss.value:.4f} [{loss.low:.4f}, {loss.high:.4f}]"
+        f"  calibration error {error.value:.4f} [{error.low:.4f}, {error.high:.4f}]"
+        f"  accuracy {metrics.accuracy.value:.4f}"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.calibrate",
+        description="Fit the temperature that makes a student's probabilities most likely, fold it into the last layer "
+        "and write the weight file and a JSON report. The answers stay the same, only their probabilities change.",
+    )
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL", help="weight file")
+    add("data", type=Path, metavar="DATA", help="ferplus.npz (its valid split), or faces as tools.evaluate reads them")
+    add("out", type=Path, metavar="OUT", help="weight file to write")
+    add("--report", type=Path, help="JSON report (default: OUT with suffix .json)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
