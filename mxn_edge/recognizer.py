@@ -59,7 +59,8 @@ class Recognizer:
         detector: None for OpenCV's Haar cascade, the path of a YuNet ONNX file, or any object with a `detect` method
             like `HaarDetector`'s. The Haar cascade is loaded by the first `predict`, so that `predict_faces` works
             without OpenCV.
-        isa: instruction set, one of `mxn_edge.available_isas()`; default: `mxn_edge.active_isa()`.
+        isa: instruction set for a model that is loaded here, one of `mxn_edge.available_isas()`; default:
+            `mxn_edge.active_isa()`. A `Student` keeps its own.
 
     Raises:
         OSError, WeightFileError: the weight file cannot be opened, or is not valid.

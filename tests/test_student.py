@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -119,6 +120,26 @@ def test_default_weights_on_real_faces(isa: str, data_dir: Path) -> None:
     found, expected = Student(weights, isa=isa).logits(faces), reference_logits(weights, faces)
     assert relative_error(found, expected) < 2e-5
     np.testing.assert_array_equal(found.argmax(axis=1), expected.argmax(axis=1))
+
+
+def test_default_weights_do_what_their_card_says(data_dir: Path) -> None:
+    from mxn_edge.preprocess import Preprocessor
+    from mxn_edge.student import DEFAULT_MODEL
+    from tools.labelled_faces import read_labelled_faces
+    from tools.metrics import measure
+
+    row = r"^\| ([\d.]+) % \[.*\| ([\d.]+) % \[.*\| ([\d.]+) % \[.*\| ([\d.]+) \["
+    card = re.search(row, DEFAULT_MODEL.with_name("MODEL_CARD.md").read_text(), re.MULTILINE)
+    assert card is not None
+    student = Student.load()
+    faces = read_labelled_faces(data_dir / "ferplus.npz", student.labels, split="valid")
+    logits = student.logits(faces.crop(Preprocessor(student.info.preprocessing)))
+    found = measure(logits, faces.labels, student.labels, resamples=1)
+    assert 100 * found.accuracy.value == pytest.approx(float(card[1]), abs=0.1)
+    assert 100 * found.balanced_accuracy.value == pytest.approx(float(card[2]), abs=0.1)
+    assert 100 * found.expected_calibration_error.value == pytest.approx(float(card[3]), abs=0.1)
+    assert found.negative_log_likelihood.value == pytest.approx(float(card[4]), abs=0.002)
+    assert all(estimate.value > 0 for estimate in found.recall.values())
 
 
 # ---- Forcing an instruction set --------------------------------------------------------------------------------------

@@ -35,14 +35,14 @@ class AugmentOptions:
 
     shift: float = 0.1
     scale: float = 0.15
-    rotation: float = 12.0
+    rotation: float = 10.0
     flip: float = 0.5
     brightness: float = 40.0
     contrast: float = 0.7
     gamma: float = 0.5
-    blur: float = 0.5
-    noise: float = 10.0
-    cutout: float = 0.3
+    blur: float = 0.6
+    noise: float = 8.0
+    cutout: float = 0.2
 
 
 NO_AUGMENTATION = AugmentOptions(**{field.name: 0.0 for field in fields(AugmentOptions)})
@@ -135,9 +135,9 @@ def render(faces: Tensor, views: Views, generator: Generator, size: int = INPUT_
 
 
 def _blur(x: Tensor, strength: Tensor) -> Tensor:
-    """Move x towards (1), or away from (below 0), its Gaussian blur; sigma is 2 % of the picture."""
+    """Move x towards (1), or away from (below 0), its Gaussian blur; sigma is 2.5 % of the picture."""
     size = x.shape[-1]
-    sigma = 0.02 * size
+    sigma = 0.025 * size
     radius = math.ceil(3 * sigma)
     steps = torch.arange(-radius, radius + 1)
     kernel = torch.exp(-0.5 * (steps / sigma) ** 2)
