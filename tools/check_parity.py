@@ -1,6 +1,6 @@
 """Compare the logits of every instruction set of this machine with ONNX Runtime's.
 
-Imports numpy, OpenCV, ONNX Runtime, mxn_edge and tools.export_onnx only.
+Imports numpy, OpenCV, ONNX Runtime, mxn_edge, tools.export_onnx and tools.labelled_faces only.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ from mxn_edge import available_isas
 from mxn_edge.student import Student
 from mxn_edge.weights import INPUT_SIZE, WeightFileError, Weights, read_weights
 from tools.export_onnx import build_model
+from tools.labelled_faces import IMAGE_SUFFIXES
 
 #: Largest difference allowed, relative to the largest |logit| of the batch.
 TOLERANCE = 1e-4
 #: Two logits closer than this, by the same measure, are a tie: float32 rounding may order them either way.
 TIE = 2e-5
-
-_IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".webp"}
 
 Faces = NDArray[np.uint8] | NDArray[np.float32]
 Logits = NDArray[np.float32]
@@ -103,9 +102,9 @@ def read_faces(path: Path, count: int, rng: np.random.Generator) -> NDArray[np.f
 
 
 def _read_folder(path: Path, count: int, rng: np.random.Generator) -> list[NDArray[np.uint8]]:
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in _IMAGE_SUFFIXES)
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
-        raise FacesError(f"{path}: no images ({', '.join(sorted(_IMAGE_SUFFIXES))})")
+        raise FacesError(f"{path}: no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     images = []
     for index in rng.permutation(len(files))[:count]:
         data = np.fromfile(files[index], np.uint8)

@@ -2,7 +2,7 @@
 
 A checkpoint is a "tensor bundle" of two files: PREFIX.index, a LevelDB-style sorted table from tensor names to protobuf
 records, and PREFIX.data-00000-of-00001, the raw values. Every checksum in both is verified, and nothing in them is
-believed before it is checked. Imports numpy and mxn_edge.weights only.
+believed before it is checked. Imports numpy, mxn_edge.weights and tools.ferplus only.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ if not __package__:  # run as a file: the repository is not on the path
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mxn_edge.weights import ARCHITECTURES, WeightFileError, Weights, write_weights
+from tools.ferplus import LABELS
 
-#: Labels of the published checkpoints, in the order of the logits. The Oulu-CASIA one has these eight outputs too, but
-#: its neutral and contempt (biases near -5, next to no gradient in the Adam slots) were never a training target.
-LABELS = ("neutral", "anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise")
-
+# The published checkpoints have our labels in our order. The Oulu-CASIA one has the same eight outputs, but its
+# neutral and contempt (biases near -5, next to no gradient in the Adam slots) were never a training target.
 _TENSOR_NAMES = {
     "wc1": "conv1.weight",
     "bc1": "conv1.bias",
