@@ -132,6 +132,7 @@ class YuNetDetector:
 
     #: This detector's box is 0.77 wide and 0.99 high on a FER+ face of side 1 (medians of 629).
     _SCALE = 1.15
+    _STRIDE = 32
 
     def __init__(self, path: str | os.PathLike[str], *, score_threshold: float = 0.7, max_side: int = 640) -> None:
         if not Path(path).is_file():
@@ -168,17 +169,30 @@ class YuNetDetector:
         if scale < 1.0:
             size = (max(1, round(width * scale)), max(1, round(height * scale)))
             bgr = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
+        # OpenCV was seen to answer with boxes of 1e17 pixels for a frame smaller than the network's stride.
+        reduced_height, reduced_width = bgr.shape[:2]
+        bottom, right = max(0, self._STRIDE - reduced_height), max(0, self._STRIDE - reduced_width)
+        if bottom or right:
+            bgr = cv2.copyMakeBorder(bgr, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
         network = self._network()
         network.setInputSize((bgr.shape[1], bgr.shape[0]))
         _, found = network.detect(bgr)
         if found is None:
             return []
-        to_frame = np.array([width / bgr.shape[1], height / bgr.shape[0]] * 2)
+        to_frame = np.array([width / reduced_width, height / reduced_height] * 2)
         return [
             _detection(box, float(score), self._SCALE)
             for box, score in zip((found[:, :4] * to_frame).tolist(), found[:, 14], strict=True)
-            if box[2] > 0 and box[3] > 0
+            if _is_plausible(box, width, height)
         ]
+
+
+def _is_plausible(box: list[float], width: int, height: int) -> bool:
+    """Whether a box has a size and touches the frame; NaN is not plausible."""
+    x, y, box_width, box_height = box
+    largest = 2 * max(width, height)
+    sized = 1 <= box_width <= largest and 1 <= box_height <= largest
+    return sized and -box_width < x < width and -box_height < y < height
 
 
 def _convert(cv2: ModuleType, frame: Frame, color: str) -> NDArray[np.uint8]:

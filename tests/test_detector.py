@@ -91,6 +91,20 @@ def test_tiny_frames(shape: tuple[int, ...], yunet_file: Path) -> None:
         assert detector.detect(check_frame(np.full(shape, 100, np.uint8))) == []
 
 
+def test_implausible_answers_are_dropped(yunet_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = [(10, 20, 30, 40), (-29, 20, 30, 40)]
+    nonsense = [(3570.8, -7e16, 1e-15, 1.4e17), (np.nan, 1, 30, 30), (10, 10, np.inf, 9), (10, 10, 0.5, 30)]
+    outside = [(10, 10, -30, 30), (200, 20, 30, 30), (10, -31, 30, 30), (0, 0, 401, 50)]
+    boxes = [*good, *nonsense, *outside]
+    rows = np.zeros((len(boxes), 15), np.float32)
+    rows[:, :4], rows[:, 14] = boxes, 1.0
+    answer = types.SimpleNamespace(setInputSize=lambda size: None, detect=lambda frame: (1, rows))
+    detector = YuNetDetector(yunet_file)
+    monkeypatch.setattr(detector, "_network", lambda: answer)
+    found = detector.detect(check_frame(np.zeros((100, 200, 3), np.uint8)))
+    assert [(d.x, d.y, d.width, d.height) for d in found] == good
+
+
 # ---- When they cannot be had -----------------------------------------------------------------------------------------
 
 
