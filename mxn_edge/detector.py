@@ -132,7 +132,8 @@ class YuNetDetector:
 
     #: This detector's box is 0.77 wide and 0.99 high on a FER+ face of side 1 (medians of 629).
     _SCALE = 1.15
-    _STRIDE = 32
+    #: OpenCV 4.14 reads memory that nothing has written when a side is 32 or less, and finds faces in it.
+    _LEAST_SIDE = 64
 
     def __init__(self, path: str | os.PathLike[str], *, score_threshold: float = 0.7, max_side: int = 640) -> None:
         if not Path(path).is_file():
@@ -169,9 +170,8 @@ class YuNetDetector:
         if scale < 1.0:
             size = (max(1, round(width * scale)), max(1, round(height * scale)))
             bgr = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
-        # OpenCV was seen to answer with boxes of 1e17 pixels for a frame smaller than the network's stride.
         reduced_height, reduced_width = bgr.shape[:2]
-        bottom, right = max(0, self._STRIDE - reduced_height), max(0, self._STRIDE - reduced_width)
+        bottom, right = max(0, self._LEAST_SIDE - reduced_height), max(0, self._LEAST_SIDE - reduced_width)
         if bottom or right:
             bgr = cv2.copyMakeBorder(bgr, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
         network = self._network()
