@@ -140,6 +140,10 @@ size_t mxn_crop_scratch_bytes(mxn_box box, int size); /* 0 when the box or size 
 mxn_status mxn_crop_gray(const mxn_backend *backend, const mxn_image *image, mxn_box box, int size, uint8_t *out,
                          void *scratch, size_t scratch_bytes);
 
+/* Brings `count` grey pixels to mean 128 and standard deviation 52, in place, so that light and contrast say nothing; a
+ * deviation below 10 grey levels counts as 10, so that noise is not blown up. Exact: the same on every machine. */
+void mxn_standardise(uint8_t *pixels, int count);
+
 #ifdef __cplusplus
 }
 #endif

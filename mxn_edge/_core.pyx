@@ -117,6 +117,7 @@ cdef extern from "mxn.h" nogil:
         const mxn_backend *backend, const mxn_image *image, mxn_box box, int size, uint8_t *out, void *scratch,
         size_t scratch_bytes
     )
+    void mxn_standardise(uint8_t *pixels, int count)
 
 cdef enum:
     FACE_SIZE = 84
@@ -382,3 +383,18 @@ cdef class Cropper:
         if status != MXN_OK:
             raise ValueError("frame or box is out of range")
         return 0
+
+
+def standardise(face):
+    """face: writable C-contiguous uint8, FACE_SIZE × FACE_SIZE; changed in place."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(face, &view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
+    try:
+        if view.format[0] != b"B" or view.format[1] != 0:
+            raise TypeError("face must be uint8")
+        if view.len != FACE_PIXELS:
+            raise ValueError("face must be 84 × 84")
+        with nogil:
+            mxn_standardise(<uint8_t *>view.buf, FACE_PIXELS)
+    finally:
+        PyBuffer_Release(&view)

@@ -70,6 +70,7 @@ class Preprocessor:
     """Cuts faces out of frames, as the weights' `preprocessing` asks; one instance serves many threads.
 
     "face-square": the square that a Viola-Jones detector draws around a face, resampled to 84×84.
+    "face-square-standardised": that, brought to mean 128 and deviation 52 (csrc/standardise.c).
     "microexpnet-paper": the protocol of the paper's authors, that square to 256×256, of it [32:256, 32:256],
     to 84×84.
 
@@ -79,6 +80,7 @@ class Preprocessor:
     def __init__(self, preprocessing: str, *, isa: str | None = None) -> None:
         self._crop = _core.Cropper(isa).crop
         self._paper = preprocessing == "microexpnet-paper"
+        self._standardise = preprocessing == "face-square-standardised"
 
     def crop(self, frame: Frame, square: Square, out: NDArray[np.uint8]) -> None:
         """Write the face inside `square` to `out`: uint8, shape (84, 84), C-contiguous."""
@@ -88,6 +90,8 @@ class Preprocessor:
         """As `crop` for a box of any shape, which is stretched to a square."""
         if not self._paper:
             self._crop(frame.pixels, frame.color, x, y, width, height, out)
+            if self._standardise:
+                _core.standardise(out)
             return
         whole = np.empty((256, 256), np.uint8)
         self._crop(frame.pixels, frame.color, x, y, width, height, whole)

@@ -32,7 +32,7 @@ MAX_HIDDEN = 1024
 MAX_CLASSES = 64
 
 #: How a detected face box becomes the network's input; see `mxn_edge.preprocess`.
-PREPROCESSINGS = ("face-square", "microexpnet-paper")
+PREPROCESSINGS = ("face-square", "face-square-standardised", "microexpnet-paper")
 
 # The largest valid file is 16 MB (v, 1024 hidden units, 64 classes); anything far above it is not ours.
 _MAX_FILE_BYTES = 32 << 20

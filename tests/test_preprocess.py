@@ -206,3 +206,41 @@ def test_accepted(shape: tuple[int, ...], color: str, expected: str) -> None:
 def test_refused(frame: np.ndarray, color: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         check_frame(frame, color)
+
+
+# --- standard light and contrast ----------------------------------------------------------------------------------
+
+
+def standardised(face: np.ndarray) -> np.ndarray:
+    """The definition, in numpy."""
+    levels = face.astype(np.float64)
+    gain = 52 / max(levels.std(), 10)
+    return np.clip(np.floor((levels - levels.mean()) * gain + 128.5), 0, 255).astype(np.uint8)
+
+
+def test_standardised_faces_follow_the_definition() -> None:
+    frame = picture()
+    for square in (Square(3, 5, 60), Square(-20, -30, 200), Square(10.5, 7.25, 31)):
+        plain = crop(frame, "bgr", square)
+        np.testing.assert_array_equal(crop(frame, "bgr", square, "face-square-standardised"), standardised(plain))
+
+
+def test_light_and_contrast_do_not_matter_once_standardised() -> None:
+    face = np.random.default_rng(0).integers(20, 120, (84, 84), np.uint8)
+    whole = Square(0, 0, 84)
+    expected = crop(face, "gray", whole, "face-square-standardised").astype(int)
+    for other in (face + 90, face // 2 + 40, 2 * face):
+        found = crop(other.astype(np.uint8), "gray", whole, "face-square-standardised").astype(int)
+        assert np.abs(found - expected).max() <= 3  # a halved face has lost half a grey level
+
+
+@pytest.mark.parametrize("level", [0, 7, 255])
+def test_a_blank_face_becomes_grey(level: int) -> None:
+    face = np.full((100, 100), level, np.uint8)
+    assert (crop(face, "gray", Square(0, 0, 100), "face-square-standardised") == 128).all()
+
+
+def test_faint_noise_is_not_blown_up() -> None:
+    face = 100 + np.random.default_rng(0).integers(0, 2, (84, 84), np.uint8)
+    found = crop(face, "gray", Square(0, 0, 84), "face-square-standardised")
+    assert np.ptp(found.astype(int)) <= 6

@@ -245,3 +245,34 @@ def test_a_detected_face_is_cropped_as_the_weights_expect(data_dir: Path) -> Non
     assert np.mean(exact) > 0.65
     # 250 faces tell a loss of 3 points from none at all only roughly: the bound is that of a wrong framing.
     assert np.mean(found) > np.mean(exact) - 0.06, (np.mean(found), np.mean(exact))
+
+
+def test_a_portrait_says_the_same_wherever_it_hangs(data_dir: Path) -> None:
+    """Whole photos of people pasted into other photos at other sizes: the answers are those of the photo alone."""
+    cv2 = pytest.importorskip("cv2")
+    rows = [line.split(",") for line in (data_dir / "portraits.csv").read_text().splitlines()[1:]]
+    # The crowd's labels are unreliable; of these two most are right.
+    rows = [row for row in rows if row[2] in ("neutral", "happiness")]
+    backgrounds = (line.split(",") for line in (data_dir / "backgrounds.csv").read_text().splitlines()[1:])
+    faceless = [data_dir / "backgrounds" / row[0] for row in backgrounds if row[3] == "0"]
+    recognizer = Recognizer(detector=data_dir / "detectors" / "face_detection_yunet_2023mar.onnx")
+    rng = np.random.default_rng(1)
+    same_answer, alone, pasted = [], [], []
+    for index in rng.choice(len(rows), 150, replace=False):
+        photo = cv2.imread(str(data_dir / "portraits" / rows[index][0]))
+        expected = recognizer.predict(photo)
+        if not expected:
+            continue
+        frame = cv2.resize(cv2.imread(str(faceless[rng.integers(len(faceless))])), (640, 480))
+        scale = rng.uniform(0.8, 2.2)
+        photo = cv2.resize(photo, None, fx=scale, fy=scale)[:480, :640]
+        y, x = (int(rng.integers(0, limit - side + 1)) for limit, side in zip((480, 640), photo.shape[:2], strict=True))
+        frame[y : y + photo.shape[0], x : x + photo.shape[1]] = photo
+        if answers := recognizer.predict(frame):
+            same_answer.append(answers[0].expression == expected[0].expression)
+            alone.append(expected[0].expression == rows[index][2])
+            pasted.append(answers[0].expression == rows[index][2])
+    assert len(same_answer) > 120
+    assert np.mean(same_answer) > 0.85
+    assert np.mean(alone) > 0.6
+    assert abs(np.mean(pasted) - np.mean(alone)) < 0.06, (np.mean(pasted), np.mean(alone))

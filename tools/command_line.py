@@ -8,14 +8,14 @@ import json
 import platform
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from tools.augment import NO_AUGMENTATION, AugmentOptions
+from tools.augment import AUGMENT_HELP, NO_AUGMENTATION, AugmentOptions
 from tools.ferplus import LABELS, Faces
 from tools.training import Scores, TrainOptions
 
@@ -62,12 +62,23 @@ def add_training_options(parser: argparse.ArgumentParser, defaults: TrainOptions
     add("--seed", type=int, default=defaults.seed, help="seed of everything random")
     add("--threads", type=between(1, 1024), default=1, help="threads; another number rounds differently")
     flag = argparse.BooleanOptionalAction
-    add("--augment", action=flag, default=True, help="show random views of the faces")
-    add("--bfloat16", action=flag, default=defaults.bfloat16, help="train with bfloat16 products")
+    add("--bfloat16", action=flag, default=_multiplies_bfloat16(), help="train with bfloat16 products")
     add("--checkpoint", type=Path, help="checkpoint, written after every epoch (default: OUT with suffix .checkpoint)")
     add("--resume", action="store_true", help="go on from the checkpoint if there is one")
     add("--report", type=Path, help="JSON report (default: OUT with suffix .json)")
     add("--quiet", action="store_true", help="no progress, only the last line")
+    views = parser.add_argument_group("random views of the faces")
+    views.add_argument("--augment", action=flag, default=True, help="show them; --no-augment shows the plain faces")
+    for field in fields(AugmentOptions):
+        views.add_argument(
+            f"--{field.name}", type=float, default=field.default, metavar="X", help=AUGMENT_HELP[field.name]
+        )
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for it; without them bfloat16 is ten times slower than float32."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def training_options(args: argparse.Namespace, size: int) -> tuple[TrainOptions, AugmentOptions]:
@@ -82,9 +93,11 @@ def training_options(args: argparse.Namespace, size: int) -> tuple[TrainOptions,
         seed=args.seed,
         views=getattr(args, "views", 0),  # only distillation has them
         size=size,
+        preprocessing=getattr(args, "preprocessing", "face-square"),  # only students have one
         bfloat16=args.bfloat16,
     )
-    return options, AugmentOptions() if args.augment else NO_AUGMENTATION
+    views = AugmentOptions(**{field.name: getattr(args, field.name) for field in fields(AugmentOptions)})
+    return options, views if args.augment else NO_AUGMENTATION
 
 
 def prepare_outputs(args: argparse.Namespace) -> None:

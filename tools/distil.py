@@ -20,9 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from mxn_edge.detector import DetectorUnavailableError, HaarDetector
 from tools.augment import AugmentOptions, render
 from tools.command_line import HelpFormatter, between, fraction, parse, prepare_outputs, training_options
 from tools.ferplus import Faces, FerPlusError, read_ferplus
+from tools.labelled_faces import LabelledFacesError, read_unlabelled_faces
 from tools.teacher_network import TEACHER_SIZE, TeacherFileError, TeacherNetwork, read_teacher
 from tools.train_student import add_student_options, train_and_write
 from tools.training import Loss, TrainingError, predict, run_views, seeded, soft_cross_entropy
@@ -34,18 +36,29 @@ def distillation_loss(labels_loss: Loss, temperature: float, weight: float, *, s
     Args:
         labels_loss: cross-entropy against the labels.
         temperature: T.
-        weight: l, the teacher's part.
+        weight: l, the teacher's part; 0 without a teacher.
         scale_gradient: multiply the teacher's part by T², which makes up for the 1 / T² that T takes from its gradient
             (Hinton et al., 2015). The paper does not.
     """
     factor = weight * (temperature**2 if scale_gradient else 1.0)
 
     def loss(logits: Tensor, targets: Tensor, teacher_logits: Tensor | None) -> Tensor:
-        assert teacher_logits is not None
+        if teacher_logits is None:  # a weight of 0 needs no teacher
+            return labels_loss(logits, targets, None)
         teaching = F.cross_entropy(logits / temperature, torch.softmax(teacher_logits / temperature, 1))
         return (1 - weight) * labels_loss(logits, targets, teacher_logits) + factor * teaching
 
     return loss
+
+
+def with_unlabelled(labelled: Faces, folder: Path) -> Faces:
+    """Append the faces of a folder's photos, with targets of zero: the labels' cross-entropy is 0 for them."""
+    images = read_unlabelled_faces(folder, HaarDetector(), labelled.images.shape[1])
+    return Faces(
+        np.concatenate([labelled.images, images]),
+        np.concatenate([labelled.targets, np.zeros((len(images), labelled.targets.shape[1]), np.float32)]),
+        np.concatenate([labelled.labels, np.full(len(images), -1)]),
+    )
 
 
 class CachedTeacher:
@@ -113,35 +126,49 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(args.threads)
     try:
         _run(args)
-    except (FerPlusError, TeacherFileError, TrainingError, OSError) as error:
+    except (
+        DetectorUnavailableError,
+        FerPlusError,
+        LabelledFacesError,
+        TeacherFileError,
+        TrainingError,
+        OSError,
+    ) as error:
         print(f"distil: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 def _run(args: argparse.Namespace) -> None:
-    network = read_teacher(args.teacher)
-    faces, valid = read_ferplus(args.data, "train"), read_ferplus(args.data, "valid")
+    if args.teacher is None and args.teacher_weight > 0:
+        raise TrainingError("--teacher is needed (python -m tools.train_teacher makes one), or --teacher-weight 0")
+    network = read_teacher(args.teacher) if args.teacher_weight > 0 else None
+    labelled, valid = read_ferplus(args.data, "train"), read_ferplus(args.data, "valid")
+    faces = labelled if args.unlabelled is None else with_unlabelled(labelled, args.unlabelled)
     prepare_outputs(args)
-    args.cache = args.cache or args.out.with_suffix(".teacher")
-    args.cache.mkdir(parents=True, exist_ok=True)
     options, augment = training_options(args, TEACHER_SIZE)
-    teacher = CachedTeacher(
-        network, faces, augment, options.seed, args.cache, bfloat16=args.bfloat16, progress=not args.quiet
-    )
+    teacher = None
+    if network is not None:
+        args.cache = args.cache or args.out.with_suffix(".teacher")
+        args.cache.mkdir(parents=True, exist_ok=True)
+        teacher = CachedTeacher(
+            network, faces, augment, options.seed, args.cache, bfloat16=args.bfloat16, progress=not args.quiet
+        )
     loss = distillation_loss(
-        soft_cross_entropy(faces.targets, args.least_share),
+        soft_cross_entropy(labelled.targets, args.least_share),
         args.temperature,
         args.teacher_weight,
         scale_gradient=args.scale_gradient,
     )
     setup = {
-        "teacher": teacher.fingerprint,
+        "teacher": "" if teacher is None else teacher.fingerprint,
         "temperature": args.temperature,
         "teacher_weight": args.teacher_weight,
         "scale_gradient": args.scale_gradient,
     }
     note = f"distilled with T={args.temperature:g}, l={args.teacher_weight:g}" + " and T^2" * args.scale_gradient
+    if teacher is None:
+        note = "no distillation"
     train_and_write("distil", args, faces, valid, loss, note, teacher=teacher, setup=setup)
 
 
@@ -155,7 +182,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_student_options(parser)
     add = parser.add_argument
-    add("--teacher", type=Path, required=True, metavar="FILE", help="teacher file, as tools.train_teacher writes it")
+    add("--teacher", type=Path, metavar="FILE", help="teacher file, as tools.train_teacher writes it")
+    add("--unlabelled", type=Path, metavar="FOLDER", help="photos whose faces learn from the teacher alone")
     add("--temperature", type=float, default=8.0, metavar="T", help="softens both answers")
     add("--teacher-weight", type=fraction, default=0.5, metavar="L", help="the teacher's part of the loss")
     add("--scale-gradient", action="store_true", help="multiply the teacher's part by T^2 (the paper does not)")

@@ -84,6 +84,15 @@ def _run(args: argparse.Namespace) -> None:
     )
     result["metrics"] = metrics.to_dict()
     _print_metrics(metrics, weights, args.bins)
+    if faces.agreed is not None:
+        # The usual protocol of FER+ (Barsoum et al., 2016) has only these faces.
+        agreed = measure(logits[faces.agreed], faces.labels[faces.agreed], weights.labels, resamples=args.resamples)
+        result["agreed"] = {"count": agreed.count, "accuracy": agreed.accuracy._asdict()}
+        accuracy = agreed.accuracy
+        print(
+            f"accuracy on the {agreed.count} faces on which more than half of the raters agree"
+            f" {accuracy.value:.4f}  [{accuracy.low:.4f}, {accuracy.high:.4f}]"
+        )
     if faces.left_out:
         print(f"{faces.left_out} pictures left out: no face found in them")
     if args.cross_validate:

@@ -1,6 +1,6 @@
-"""Faces with labels, from FER+ or from a user's own pictures, as the run-time path wants them: frame and box.
+"""Faces of FER+ or of a user's own pictures: with labels, as the run-time path wants them (frame and box), or cut out.
 
-Imports numpy, OpenCV, mxn_edge's detector and preprocess, and tools.ferplus.
+Imports numpy, OpenCV, tqdm, mxn_edge's detector and preprocess, and tools.ferplus.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm  # type: ignore[import-untyped]
 
+from mxn_edge._core import Cropper
 from mxn_edge.detector import Detector
 from mxn_edge.preprocess import Frame, Preprocessor, check_frame, empty_faces
 from tools.ferplus import LABELS, read_ferplus
@@ -57,6 +59,7 @@ class LabelledFaces:
         labels: class of each face, an index into the model's labels.
         persons: whose face it is; empty where that is not known.
         left_out: number of pictures in which no face was found.
+        agreed: which faces more than half of the raters gave the same label; None where that is not known.
     """
 
     frames: list[Frame]
@@ -64,6 +67,7 @@ class LabelledFaces:
     labels: NDArray[np.int64]
     persons: list[str]
     left_out: int = 0
+    agreed: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -117,6 +121,33 @@ def read_labelled_faces(
     return LabelledFaces(frames, boxes, np.array(labels), persons, len(rows) - len(frames))
 
 
+def read_unlabelled_faces(folder: Path, detector: Detector, size: int) -> NDArray[np.uint8]:
+    """Cut the largest face out of every picture below a folder; pictures without one are left out.
+
+    Args:
+        folder: pictures at any depth.
+        detector: finds the faces.
+        size: side of the squares that are returned, in pixels.
+
+    Returns:
+        (N, size, size), grey, in the order of the files' names.
+
+    Raises:
+        OSError, LabelledFacesError: the pictures cannot be read, or no face was found.
+    """
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    crop, faces = Cropper().crop, []
+    for file in tqdm(files, "finding faces", leave=False, disable=None):
+        frame = _read_picture(file)
+        if detections := detector.detect(frame):
+            x, y, side = max(detections, key=lambda detection: detection.square.side).square
+            faces.append(np.empty((size, size), np.uint8))
+            crop(frame.pixels, frame.color, x, y, side, side, faces[-1])
+    if not faces:
+        raise LabelledFacesError(f"{folder}: no face was found in any of {len(files)} pictures")
+    return np.stack(faces)
+
+
 def _canonical(label: str) -> str:
     label = label.strip().lower()
     return _ALIASES.get(label, label)
@@ -129,7 +160,8 @@ def _ferplus(path: Path, split: str, classes: dict[str, int]) -> LabelledFaces:
     index = np.array([classes.get(label, -1) for label in LABELS])
     frames = [check_frame(image, "gray") for image in faces.images]
     size = faces.images.shape[1]
-    return LabelledFaces(frames, [Box(0, 0, size, size)] * len(faces), index[faces.labels], [""] * len(faces))
+    boxes, persons = [Box(0, 0, size, size)] * len(faces), [""] * len(faces)
+    return LabelledFaces(frames, boxes, index[faces.labels], persons, agreed=faces.targets.max(axis=1) > 0.5)
 
 
 def _rows_of_tree(path: Path) -> Iterator[tuple[Path, str, str]]:

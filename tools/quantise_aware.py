@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mxn_edge.weights import WeightFileError, Weights, read_weights, write_weights
-from tools.augment import AugmentOptions, render, resize_faces
+from tools.augment import AugmentOptions, preparation, render, resize_faces
 from tools.command_line import HelpFormatter, between
 from tools.ferplus import LABELS, Faces, FerPlusError, read_ferplus
 from tools.metrics import measure
@@ -171,13 +171,14 @@ def rescale(weights: Weights, faces: Tensor, quantile: float = 0.9999) -> Weight
 def float_answers(weights: Weights, faces: Faces, augment: AugmentOptions, seed: int) -> TeacherLogits:
     """Return what gives the float student's logits of the training faces, in the views that training shows."""
     network, images = from_weights(weights), torch.from_numpy(faces.images)
+    prepare = preparation(weights.preprocessing)
 
     def logits(view: int) -> Tensor:
         views = run_views(len(faces), augment, seed, view)
         parts = []
         for start in range(0, len(faces), 256):
             part = slice(start, start + 256)
-            parts.append(predict(network, render(images[part], views[part], seeded(0))))
+            parts.append(predict(network, prepare(render(images[part], views[part], seeded(0)))))
         return torch.cat(parts)
 
     return logits
@@ -210,8 +211,9 @@ def _run(args: argparse.Namespace) -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
 
     order = np.random.default_rng(args.seed).permutation(len(faces))[:1024]
-    student = QuantisedStudent(rescale(weights, resize_faces(torch.from_numpy(faces.images[order]))))
-    inputs = resize_faces(torch.from_numpy(valid.images))
+    prepare = preparation(weights.preprocessing)
+    student = QuantisedStudent(rescale(weights, prepare(resize_faces(torch.from_numpy(faces.images[order])))))
+    inputs = prepare(resize_faces(torch.from_numpy(valid.images)))
     expected = predict(from_weights(weights), inputs)
     rounded = predict(student, inputs)
     # Noise is drawn while training: the float student could not see it.
@@ -222,6 +224,7 @@ def _run(args: argparse.Namespace) -> None:
         weight_decay=0.0,
         warmup=min(1.0, args.epochs / 4),
         seed=args.seed,
+        preprocessing=weights.preprocessing,
         bfloat16=False,
     )
     history = train(

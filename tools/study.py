@@ -1,8 +1,8 @@
 """Repeat the MicroExpNet paper's study of distillation on FER+: `python -m tools.study --help`.
 
 Imports the training tools; plots need matplotlib. Every run is one run of tools.distil, whose JSON report is the record
-that the run is finished. A run without distillation gives the teacher the weight 0, so that it sees the same views in
-the same order as the others.
+that the run is finished. A run without distillation gives the teacher the weight 0; it sees the same views in the same
+order as the others.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ TEACHER_WEIGHTS = (0.1, 0.25, 0.5, 0.75, 0.9)
 #: Size -> hidden units without and with the second pool.
 SIZES = {"m": (256, 768), "s": (64, 192), "xs": (32, 96), "xxs": (16, 48)}
 TOPOLOGIES = ("v", "p1", "p2", "p12")
+#: Of study.md; the tool writes what is above it.
+_FINDINGS = "## Findings\n"
 # The paper's choice, where the study varies something else.
 _TEMPERATURE, _TEACHER_WEIGHT = 8, 0.5
 
@@ -181,7 +183,9 @@ def do(run: Run, args: argparse.Namespace) -> None:
     setting, out = run.setting, args.runs / f"{run.name}.safetensors"
     # The report is the record: it gets its name when it is complete.
     partial = args.runs / f"{run.name}.partial"
-    words = [str(args.data), str(out), "--teacher", str(args.teacher), "--cache", str(args.runs / "teacher")]
+    words = [str(args.data), str(out)]
+    if setting.teacher_weight:
+        words += ["--teacher", str(args.teacher), "--cache", str(args.runs / "teacher")]
     words += ["--temperature", str(setting.temperature), "--teacher-weight", str(setting.teacher_weight)]
     words += ["--architecture", setting.architecture, "--hidden", str(setting.hidden), "--seed", str(run.seed)]
     words += ["--epochs", str(args.epochs), "--views", str(args.views), "--threads", str(args.threads)]
@@ -232,11 +236,11 @@ def _run(args: argparse.Namespace) -> None:
         _print_plan(args, results)
         return
     if not args.write_only:
-        if args.teacher is None:
-            raise StudyError("--teacher is needed to train (python -m tools.train_teacher makes one)")
         args.runs.mkdir(parents=True, exist_ok=True)
         while todo := [run for run in plan(results, args.seeds, args.close, args.only) if run not in results]:
             run = todo[0]
+            if run.setting.teacher_weight and args.teacher is None:
+                raise StudyError("--teacher is needed to distil (python -m tools.train_teacher makes one)")
             print(f"{len(results)} runs finished, at least {len(todo)} to do: {run.name}", flush=True)
             do(run, args)
             results = read_results(args.runs, args.epochs, args.views)
@@ -292,7 +296,10 @@ def write_study(folder: Path, results: dict[Run, dict[str, Any]], epochs: int) -
     heights = [average(settings[0].plain), *map(average, settings)]
     lines = [Line("p12 XXS, T = 8", [0.0, *TEACHER_WEIGHTS], heights)]
     plot_lines(lines, folder / "study-weight.svg", "weight of the teacher", "accuracy")
-    (folder / "study.md").write_text(_markdown(results, epochs))
+    page = folder / "study.md"
+    # What people concluded stays when the figures are written again.
+    _, heading, findings = page.read_text().partition(_FINDINGS) if page.exists() else ("", "", "")
+    page.write_text(_markdown(results, epochs) + ("\n" + heading + findings if heading else ""))
 
 
 def _markdown(results: dict[Run, dict[str, Any]], epochs: int) -> str:
@@ -350,7 +357,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m tools.study",
         description="Repeat the MicroExpNet paper's study on FER+: temperatures, the teacher's weight, sizes and "
         "topologies, with and without distillation; more seeds where the difference is small. Each finished run is a "
-        "JSON file in RUNS and is not repeated; a stopped run goes on from its checkpoint. Writes study.md and plots.",
+        "JSON file in RUNS and is not repeated; a stopped run goes on from its checkpoint. Writes study.md and plots; "
+        "what stands in study.md from its heading Findings on is kept.",
         formatter_class=HelpFormatter,
     )
     add = parser.add_argument

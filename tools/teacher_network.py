@@ -1,6 +1,6 @@
 """A residual network that teaches students: far larger than they are, too slow for the product. Imports torch.
 
-Its weights are kept in a safetensors file with the labels, so that a teacher is never taken for another.
+Its weights are kept in a safetensors file, as float16, with the labels, so that a teacher is never taken for another.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _Block(nn.Module):
 
 
 class TeacherNetwork(nn.Module):
-    """Residual network of 2.8 million parameters for (N, 1, 48, 48) raw grey, 0..255; returns logits (N, classes).
+    """Residual network of 2.4 million parameters for (N, 1, 48, 48) raw grey, 0..255; returns logits (N, classes).
 
     Args:
         classes: number of classes.
@@ -55,11 +55,12 @@ class TeacherNetwork(nn.Module):
 
     def __init__(self, classes: int = len(LABELS), dropout: float = 0.3) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(1, 32, 3, 1, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU())
+        self.stem = nn.Sequential(nn.Conv2d(1, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
         self.blocks = nn.Sequential(
-            *(_Block(32, 64, 2), _Block(64, 64, 1)),
-            *(_Block(64, 128, 2), _Block(128, 128, 1)),
-            *(_Block(128, 256, 2), _Block(256, 256, 1)),
+            *(_Block(16, 24, 2), _Block(24, 24, 1)),
+            *(_Block(24, 48, 2), _Block(48, 48, 1)),
+            *(_Block(48, 96, 2), _Block(96, 96, 1)),
+            *(_Block(96, 256, 2), _Block(256, 256, 1)),
         )
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(256, classes))
 
@@ -72,10 +73,14 @@ class TeacherNetwork(nn.Module):
 
 
 def write_teacher(path: str | os.PathLike[str], network: TeacherNetwork, training: str) -> None:
-    """Write a teacher file, replacing an existing one in one step."""
+    """Round the weights to float16 and write a teacher file, replacing an existing one in one step.
+
+    The network keeps the rounded weights: what is measured is what is written.
+    """
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
-    tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
+    tensors = {name: value.contiguous() for name, value in network.half().state_dict().items()}
+    network.float()
     save_file(tensors, partial, {"format": _FORMAT, "labels": json.dumps(LABELS), "training": training})
     partial.replace(path)
 
@@ -89,7 +94,7 @@ def read_teacher(path: str | os.PathLike[str]) -> TeacherNetwork:
         if metadata.get("format") != _FORMAT or metadata.get("labels") != json.dumps(LABELS):
             raise TeacherFileError(f"{path}: not a teacher of these tools, or one of other labels")
         network = TeacherNetwork()
-        network.load_state_dict(load_file(path))
+        network.load_state_dict(load_file(path))  # copies into float32
     except (SafetensorError, RuntimeError) as error:
         raise TeacherFileError(f"{path}: not a readable teacher file ({error})") from error
     return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

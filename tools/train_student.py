@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 
 from mxn_edge.weights import ARCHITECTURES, INPUT_SIZE, MAX_HIDDEN, write_weights
-from tools.augment import resize_faces
+from tools.augment import preparation, resize_faces
 from tools.command_line import (
     HelpFormatter,
     add_training_options,
@@ -95,9 +95,10 @@ def train_and_write(
         progress=not args.quiet,
     )
     training = f"FER+ votes of {len(faces)} training faces, {args.epochs} epochs, seed {args.seed}, {note}"
-    weights = to_weights(network, LABELS, "face-square", training)
+    weights = to_weights(network, LABELS, args.preprocessing, training)
     # What is reported is what the written tensors do, not the form that was trained.
-    scores = score(predict(from_weights(weights), resize_faces(torch.from_numpy(valid.images))), valid)
+    inputs = preparation(args.preprocessing)(resize_faces(torch.from_numpy(valid.images)))
+    scores = score(predict(from_weights(weights), inputs), valid)
     write_weights(args.out, weights)
     write_report(args, tool, faces, valid, scores, history, parameters=weights.parameters)
     print(f"{args.out}: valid accuracy {scores.accuracy:.4f}, balanced accuracy {scores.balanced_accuracy:.4f}")
@@ -107,6 +108,12 @@ def add_student_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that `train_and_write` reads."""
     add_training_options(parser, TrainOptions(), dropout=0.0)
     parser.add_argument("--architecture", choices=sorted(ARCHITECTURES), default="microexpnet-p12", help="topology")
+    parser.add_argument(
+        "--preprocessing",
+        choices=("face-square", "face-square-standardised"),
+        default="face-square-standardised",
+        help="how faces are cropped, here and at run time",
+    )
     parser.add_argument("--hidden", type=between(1, MAX_HIDDEN), default=48, help="hidden units")
 
 

@@ -55,8 +55,8 @@ def _run(args: argparse.Namespace) -> None:
         resume=args.resume,
         progress=not args.quiet,
     )
-    scores = score(predict(network, resize_faces(torch.from_numpy(valid.images), TEACHER_SIZE)), valid)
     write_teacher(args.out, network, f"FER+ votes of {len(faces)} faces, {args.epochs} epochs, seed {args.seed}")
+    scores = score(predict(network, resize_faces(torch.from_numpy(valid.images), TEACHER_SIZE)), valid)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     write_report(args, "train_teacher", faces, valid, scores, history, parameters=parameters)
     print(f"{args.out}: valid accuracy {scores.accuracy:.4f}, balanced accuracy {scores.balanced_accuracy:.4f}")
@@ -65,7 +65,7 @@ def _run(args: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tools.train_teacher",
-        description="Train a residual network of 2.8 million parameters on the votes of FER+, for python -m "
+        description="Train a residual network of 2.4 million parameters on the votes of FER+, for python -m "
         "tools.distil. The epoch with the best mean of accuracy and balanced accuracy on the valid split is kept; the "
         "test split is never read. After a kill, the same command with --resume gives the same result as a run that "
         "was not interrupted.",

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from tools.augment import AugmentOptions, Views, draw_views, render, resize_faces
+from tools.augment import AugmentOptions, Views, draw_views, preparation, render, resize_faces
 from tools.ferplus import LABELS, Faces
 
 #: Of student logits, soft targets and, in distillation, the teacher's logits of the same faces.
@@ -52,6 +52,7 @@ class TrainOptions:
         seed: seed of everything random.
         views: number of different views of the data; epoch e shows view e modulo this. 0 is one view per epoch.
         size: side of the network's input.
+        preprocessing: how the network sees faces at run time, see `mxn_edge.preprocess.Preprocessor`.
         bfloat16: multiply in bfloat16 while training; evaluation is always float32.
     """
 
@@ -64,7 +65,8 @@ class TrainOptions:
     seed: int = 1
     views: int = 0
     size: int = 84
-    bfloat16: bool = True
+    preprocessing: str = "face-square"
+    bfloat16: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,8 @@ def train(
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a third of a step
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images, targets = torch.from_numpy(faces.images), torch.from_numpy(faces.targets)
-    valid_inputs = resize_faces(torch.from_numpy(valid.images), options.size)
+    prepare = preparation(options.preprocessing)
+    valid_inputs = prepare(resize_faces(torch.from_numpy(valid.images), options.size))
     optimizer = torch.optim.AdamW(_decay_groups(network, options.weight_decay), lr=options.learning_rate, fused=True)
     average = {name: value.clone() for name, value in network.state_dict().items()}
     best: dict[str, Any] = {"value": -1.0, "state": average}
@@ -189,7 +192,7 @@ def train(
             rate = _learning_rate(epoch * steps + step, steps, options)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            inputs = render(images[index], views[index], noise, options.size)
+            inputs = prepare(render(images[index], views[index], noise, options.size))
             with torch.autocast("cpu", torch.bfloat16, enabled=options.bfloat16):
                 logits = network(inputs.contiguous(memory_format=torch.channels_last))
             cost = loss(logits.float(), targets[index], None if teacher_logits is None else teacher_logits[index])

@@ -275,6 +275,7 @@ def test_command_line_on_ferplus(tmp_path: Path, random_weights: Make, capsys: p
     assert confusion.sum(axis=1).tolist() == [14, 13, 13, 0, 0, 0, 0, 0]
     assert confusion.trace() / 40 == pytest.approx(report["metrics"]["accuracy"]["value"])
     assert len(report["metrics"]["reliability"]) == 5
+    assert report["agreed"]["count"] == int(read_labelled_faces(data, LABELS).agreed.sum()) <= 40
     assert len(report["robustness"]) == 1 + len(CONDITIONS)
     assert str(tmp_path) not in out.read_text()
     first = out.read_text()

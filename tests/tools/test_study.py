@@ -95,6 +95,13 @@ def test_the_page_says_what_the_runs_said(tmp_path: Path) -> None:
     study.write_study(tmp_path, results, 40)
     assert first == {name: (tmp_path / name).read_bytes() for name in plots}
 
+    with (tmp_path / "study.md").open("a") as file:
+        file.write("\n## Findings\n\nSmall differences.\n")
+    study.write_study(tmp_path, {**results, Run(setting, 3): report(0.76)}, 40)
+    again = (tmp_path / "study.md").read_text()
+    assert "| 3 | 76.0 ± 1.0 |" in again
+    assert again.endswith("\n## Findings\n\nSmall differences.\n")
+
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:

@@ -12,11 +12,22 @@ import pytest
 torch = pytest.importorskip("torch", reason="the training tools need PyTorch (pip install mxn-edge[train])")
 pytest.importorskip("tqdm", reason="the training tools need tqdm (pip install mxn-edge[train])")
 
+import torch.nn.functional as F  # noqa: E402
+
+from mxn_edge.preprocess import Preprocessor, check_frame, empty_faces  # noqa: E402
 from mxn_edge.weights import ARCHITECTURES, Weights, read_weights, tensor_shapes, write_weights  # noqa: E402
 from tests.reference import reference_logits  # noqa: E402
 from tools import distil, train_student, train_teacher  # noqa: E402
-from tools.augment import NO_AUGMENTATION, AugmentOptions, draw_views, render, resize_faces  # noqa: E402
+from tools.augment import (  # noqa: E402
+    NO_AUGMENTATION,
+    AugmentOptions,
+    draw_views,
+    preparation,
+    render,
+    resize_faces,
+)
 from tools.ferplus import LABELS, FerPlusError, read_ferplus, targets_from_votes  # noqa: E402
+from tools.labelled_faces import LabelledFacesError  # noqa: E402
 from tools.student_network import StudentNetwork, from_weights, to_weights  # noqa: E402
 from tools.teacher_network import (  # noqa: E402
     TEACHER_SIZE,
@@ -247,6 +258,20 @@ def test_resize_is_the_triangle_filter() -> None:
     assert np.abs(found - expected).max() <= 0.5001
 
 
+def test_standard_light_is_the_same_in_training_and_at_run_time() -> None:
+    faces = random_faces(6)
+    faces[0] //= 16  # faint
+    faces[1] = 90  # blank
+    found = preparation("face-square-standardised")(resize_faces(torch.from_numpy(faces)))[:, 0].numpy()
+    preprocessor, expected = Preprocessor("face-square-standardised"), empty_faces(len(faces))
+    for face, out in zip(faces, expected, strict=True):
+        preprocessor.crop_box(check_frame(face, "gray"), 0, 0, 48, 48, out)
+    difference = np.abs(found - expected)
+    assert difference.max() <= 6  # a grey level that the resize rounded the other way, times the largest gain, 5.2
+    assert (difference > 0).mean() < 0.03
+    assert preparation("face-square")(torch.zeros(1)) == 0
+
+
 # --- the loop ------------------------------------------------------------------------------------------------------
 
 SHORT = TrainOptions(epochs=3, batch=16, warmup=1.0, ema=0.9, seed=5)
@@ -422,6 +447,43 @@ def test_distil_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "teacher" in capsys.readouterr().err
 
 
+def test_faces_without_labels_learn_from_the_teacher_alone() -> None:
+    torch.manual_seed(0)
+    z, t, targets = torch.randn(3, 8), torch.randn(3, 8), torch.softmax(torch.randn(3, 8), 1)
+    targets[2] = 0
+    loss = distil.distillation_loss(soft_cross_entropy(np.full((4, 8), 1 / 8, np.float32), 0.0), 2.0, 0.5)
+    alone = loss(z[2:], torch.zeros(1, 8), t[2:])
+    assert loss(z, targets, t).item() == pytest.approx((2 * loss(z[:2], targets[:2], t[:2]) + alone).item() / 3)
+    assert alone.item() == pytest.approx(-(torch.softmax(t[2] / 2, 0) * F.log_softmax(z[2] / 2, 0)).sum().item() / 2)
+
+
+def test_photos_join_the_training_faces(tmp_path: Path, portrait: np.ndarray) -> None:
+    cv2 = pytest.importorskip("cv2")
+    if not hasattr(cv2, "CascadeClassifier"):
+        pytest.skip("OpenCV 5 has no Haar cascade")
+    labelled = read_ferplus(write_data(tmp_path / "data.npz", count=20), "train")
+    photos = tmp_path / "photos"
+    (photos / "more").mkdir(parents=True)
+    with pytest.raises(LabelledFacesError, match="no face was found in any of 0 pictures"):
+        distil.with_unlabelled(labelled, photos)
+    cv2.imwrite(str(photos / "more" / "a.png"), portrait)
+    cv2.imwrite(str(photos / "blank.png"), np.zeros((100, 100), np.uint8))
+    faces = distil.with_unlabelled(labelled, photos)
+    assert len(faces) == len(labelled) + 1
+    assert faces.targets[-1].sum() == 0
+    assert faces.images[-1].std() > 20
+    np.testing.assert_array_equal(faces.images[:-1], labelled.images)
+
+
+def test_no_teacher_is_needed_where_it_has_no_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = write_data(tmp_path / "data.npz", count=40), tmp_path / "s.safetensors"
+    arguments = [str(data), str(out), "--epochs", "1", "--batch", "16", "--views", "2", "--quiet"]
+    assert distil.main(arguments) == 1
+    assert "--teacher is needed" in capsys.readouterr().err
+    assert distil.main([*arguments, "--teacher-weight", "0"]) == 0
+    assert "no distillation" in read_weights(out).training
+
+
 # --- the command line ----------------------------------------------------------------------------------------------
 
 
@@ -432,7 +494,7 @@ def test_command_line_writes_weights_and_report(tmp_path: Path, capsys: pytest.C
     assert train_student.main(arguments) == 0
     weights = read_weights(out)
     assert (weights.architecture, weights.hidden, weights.labels) == ("microexpnet-p2", 6, LABELS)
-    assert weights.preprocessing == "face-square"
+    assert weights.preprocessing == "face-square-standardised"
     report = json.loads(out.with_suffix(".json").read_text())
     assert report["arguments"]["epochs"] == len(report["curve"]) == 2
     assert report["command"].startswith("python -m tools.train_student data.npz student.safetensors --epochs 2")
@@ -448,7 +510,7 @@ def test_teacher_command_line(tmp_path: Path) -> None:
     data, out = write_data(tmp_path / "data.npz", count=40), tmp_path / "teacher.safetensors"
     assert train_teacher.main([str(data), str(out), "--epochs", "1", "--batch", "16", "--quiet", "--threads", "1"]) == 0
     assert isinstance(read_teacher(out), TeacherNetwork)
-    assert json.loads(out.with_suffix(".json").read_text())["parameters"] == 2_759_400
+    assert json.loads(out.with_suffix(".json").read_text())["parameters"] == 2_409_736
 
 
 @pytest.mark.parametrize("content", [None, b"not a zip file"])
