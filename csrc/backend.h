@@ -10,8 +10,8 @@
 
 #include "mxn.h"
 
-/* src: see shapes.h for the layouts of image and map; weight: ky-kx-ic-oc; the bias and ReLU are included. */
-typedef void (*mxn_conv_kernel)(const float *src, const float *weight, const float *bias, float *dst);
+/* src: see shapes.h for the layouts of image and map; the bias and ReLU are included; scratch: MXN_SCRATCH floats. */
+typedef void (*mxn_conv_kernel)(const float *src, const float *weight, const float *bias, float *dst, float *scratch);
 
 /* Rows that are resampled together in a crop: the widest vector of floats there is. */
 enum { MXN_CROP_ROWS = 16 };
@@ -22,8 +22,12 @@ struct mxn_backend {
 
     void (*load_u8)(const uint8_t *face, float *image);
     bool (*load_f32)(const float *face, float *image); /* false when NaN or infinity was met */
-    mxn_conv_kernel conv1[2];                          /* [with max-pool]; image -> map */
-    mxn_conv_kernel conv2[2];                          /* [with max-pool]; map -> flat */
+    /* Direct; weight: ky-kx-ic-oc. */
+    mxn_conv_kernel conv1[2]; /* [with max-pool]; image -> map */
+    mxn_conv_kernel conv2[2]; /* [with max-pool]; map -> flat */
+    /* Toom-Cook, with max-pool; weight: see transform.c. */
+    mxn_conv_kernel conv1_toom_cook, conv2_toom_cook;
+    bool conv1_prefers_toom_cook, conv2_prefers_toom_cook; /* it is faster than direct with max-pool */
     /* weight: block of 16 outputs-in-16 outputs; `inputs` is a multiple of 16. */
     void (*dense)(const float *weight, const float *bias, const float *src, int inputs, int blocks, bool relu,
                   float *dst);

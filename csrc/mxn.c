@@ -13,6 +13,7 @@
 struct mxn_workspace {
     alignas(MXN_ALIGNMENT) float image[MXN_IMAGE_ROWS * MXN_IMAGE_PITCH];
     alignas(MXN_ALIGNMENT) float map[MXN_MAP_PIXELS * MXN_MAP_PITCH];
+    alignas(MXN_ALIGNMENT) float scratch[MXN_SCRATCH];
     alignas(MXN_ALIGNMENT) float flat[MXN_FLAT_MAX];
     alignas(MXN_ALIGNMENT) float hidden[MXN_HIDDEN_MAX];
     alignas(MXN_ALIGNMENT) float logits[MXN_CLASSES_MAX];
@@ -34,11 +35,8 @@ void mxn_workspace_free(mxn_workspace *workspace) { free(workspace); }
 
 static void run(const mxn_model *model, mxn_workspace *workspace, float *logits) {
     const mxn_backend *backend = model->backend;
-    const mxn_topology topology = model->config.topology;
-    backend->conv1[mxn_pools_after_conv1(topology)](workspace->image, model->conv1_weight, model->conv1_bias,
-                                                    workspace->map);
-    backend->conv2[mxn_pools_after_conv2(topology)](workspace->map, model->conv2_weight, model->conv2_bias,
-                                                    workspace->flat);
+    model->conv1(workspace->image, model->conv1_weight, model->conv1_bias, workspace->map, workspace->scratch);
+    model->conv2(workspace->map, model->conv2_weight, model->conv2_bias, workspace->flat, workspace->scratch);
     backend->dense(model->fc1_weight, model->fc1_bias, workspace->flat, model->flat, model->hidden_blocks, true,
                    workspace->hidden);
     backend->dense(model->fc2_weight, model->fc2_bias, workspace->hidden, model->hidden_blocks * MXN_DENSE_BLOCK,

@@ -1,7 +1,7 @@
 /* The public C API of mxn-edge: facial expression logits from face images on a plain CPU.
  *
  *     mxn_backend_resolve(NULL, &backend);
- *     mxn_model_new(&model, &config, &weights, backend);
+ *     mxn_model_new(&model, &config, &weights, backend, MXN_ALGORITHM_FASTEST);
  *     mxn_workspace *workspace = mxn_workspace_new();
  *     mxn_crop_gray(backend, &image, box, MXN_FACE_SIZE, face, scratch, scratch_bytes);
  *     mxn_logits_u8(model, workspace, face, 1, logits);
@@ -54,6 +54,13 @@ typedef enum mxn_topology {
     MXN_TOPOLOGY_P12, /* max-pool after both; with 48 hidden units this is MicroExpNet */
 } mxn_topology;
 
+/* How the convolutions that a max-pool follows are computed; the others are always direct. Results differ by rounding. */
+typedef enum mxn_algorithm {
+    MXN_ALGORITHM_FASTEST,   /* for each layer, what is fastest on the backend */
+    MXN_ALGORITHM_DIRECT,    /* multiplications as in the definition */
+    MXN_ALGORITHM_TOOM_COOK, /* fewer multiplications, see toom_cook.h; not for MXN_TOPOLOGY_V, which has no max-pool */
+} mxn_algorithm;
+
 typedef struct mxn_config {
     mxn_topology topology;
     int hidden;  /* 1 to MXN_HIDDEN_MAX */
@@ -81,10 +88,12 @@ int mxn_flat_width(mxn_topology topology);
 
 /* Packs a copy of the weights for one backend. */
 mxn_status mxn_model_new(mxn_model **model, const mxn_config *config, const mxn_weights *weights,
-                         const mxn_backend *backend);
+                         const mxn_backend *backend, mxn_algorithm algorithm);
+/* MXN_ALGORITHM_TOOM_COOK when at least one layer is computed so, else MXN_ALGORITHM_DIRECT. */
+mxn_algorithm mxn_model_algorithm(const mxn_model *model);
 void mxn_model_free(mxn_model *model); /* NULL is fine */
 
-/* Memory for one call at a time, about 90 KB; serves every model. Either from the heap, or laid out in memory of the
+/* Memory for one call at a time, about 180 KB; serves every model. Either from the heap, or laid out in memory of the
  * caller's (mxn_workspace_bytes() bytes, aligned to MXN_ALIGNMENT; returns NULL when it is not aligned). */
 mxn_workspace *mxn_workspace_new(void); /* NULL when out of memory */
 void mxn_workspace_free(mxn_workspace *workspace);

@@ -1,4 +1,4 @@
-/* Weights as users have them -> the aligned layout that the kernels read. Calls nothing. */
+/* Weights as users have them -> the aligned layout that the kernels read. Calls transform.c only. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,8 +20,14 @@ static void pack_dense(float *dst, const float *src, int inputs, int padded_inpu
 }
 
 mxn_status mxn_model_new(mxn_model **out, const mxn_config *config, const mxn_weights *weights,
-                         const mxn_backend *backend) {
-    if (!mxn_config_valid(config)) return MXN_ERROR_ARGUMENT;
+                         const mxn_backend *backend, mxn_algorithm algorithm) {
+    if (!mxn_config_valid(config) || algorithm < MXN_ALGORITHM_FASTEST || algorithm > MXN_ALGORITHM_TOOM_COOK)
+        return MXN_ERROR_ARGUMENT;
+    const bool pool1 = mxn_pools_after_conv1(config->topology), pool2 = mxn_pools_after_conv2(config->topology);
+    if (algorithm == MXN_ALGORITHM_TOOM_COOK && !pool1 && !pool2) return MXN_ERROR_ARGUMENT;
+    const bool fastest = algorithm == MXN_ALGORITHM_FASTEST, forced = algorithm == MXN_ALGORITHM_TOOM_COOK;
+    const bool toom_cook1 = pool1 && (fastest ? backend->conv1_prefers_toom_cook : forced);
+    const bool toom_cook2 = pool2 && (fastest ? backend->conv2_prefers_toom_cook : forced);
 
     const int flat = mxn_flat_width(config->topology);
     const int hidden_blocks = blocks(config->hidden), classes_blocks = blocks(config->classes);
@@ -30,6 +36,9 @@ mxn_status mxn_model_new(mxn_model **out, const mxn_config *config, const mxn_we
     mxn_model header = {
         .config = *config,
         .backend = backend,
+        .algorithm = toom_cook1 || toom_cook2 ? MXN_ALGORITHM_TOOM_COOK : MXN_ALGORITHM_DIRECT,
+        .conv1 = toom_cook1 ? backend->conv1_toom_cook : backend->conv1[pool1],
+        .conv2 = toom_cook2 ? backend->conv2_toom_cook : backend->conv2[pool2],
         .flat = flat,
         .hidden_blocks = hidden_blocks,
         .classes_blocks = classes_blocks,
@@ -39,9 +48,9 @@ mxn_status mxn_model_new(mxn_model **out, const mxn_config *config, const mxn_we
         float **part;
         size_t count;
     } parts[] = {
-        {&header.conv1_weight, MXN_CONV1_TAPS * MXN_CONV1_CHANNELS},
+        {&header.conv1_weight, toom_cook1 ? MXN_CONV1_TOOM_COOK_WEIGHTS : MXN_CONV1_WEIGHTS},
         {&header.conv1_bias, MXN_CONV1_CHANNELS},
-        {&header.conv2_weight, MXN_CONV2_TAPS * MXN_CONV2_CHANNELS},
+        {&header.conv2_weight, toom_cook2 ? MXN_CONV2_TOOM_COOK_WEIGHTS : MXN_CONV2_WEIGHTS},
         {&header.conv2_bias, MXN_CONV2_CHANNELS},
         {&header.fc1_weight, flat * hidden},
         {&header.fc1_bias, hidden},
@@ -62,9 +71,15 @@ mxn_status mxn_model_new(mxn_model **out, const mxn_config *config, const mxn_we
         next += parts[i].count;
     }
 
-    memcpy(header.conv1_weight, weights->conv1_weight, MXN_CONV1_TAPS * MXN_CONV1_CHANNELS * sizeof(float));
+    if (toom_cook1)
+        mxn_transform_conv1(weights->conv1_weight, header.conv1_weight);
+    else
+        memcpy(header.conv1_weight, weights->conv1_weight, MXN_CONV1_WEIGHTS * sizeof(float));
     memcpy(header.conv1_bias, weights->conv1_bias, MXN_CONV1_CHANNELS * sizeof(float));
-    memcpy(header.conv2_weight, weights->conv2_weight, MXN_CONV2_TAPS * MXN_CONV2_CHANNELS * sizeof(float));
+    if (toom_cook2)
+        mxn_transform_conv2(weights->conv2_weight, header.conv2_weight);
+    else
+        memcpy(header.conv2_weight, weights->conv2_weight, MXN_CONV2_WEIGHTS * sizeof(float));
     memcpy(header.conv2_bias, weights->conv2_bias, MXN_CONV2_CHANNELS * sizeof(float));
     pack_dense(header.fc1_weight, weights->fc1_weight, flat, flat, config->hidden);
     memcpy(header.fc1_bias, weights->fc1_bias, (size_t)config->hidden * sizeof(float));
@@ -76,5 +91,7 @@ mxn_status mxn_model_new(mxn_model **out, const mxn_config *config, const mxn_we
     *out = model;
     return MXN_OK;
 }
+
+mxn_algorithm mxn_model_algorithm(const mxn_model *model) { return model->algorithm; }
 
 void mxn_model_free(mxn_model *model) { free(model); }

@@ -18,6 +18,7 @@ enum {
     MXN_CONV1_KERNEL = 8,
     MXN_CONV1_TAPS = MXN_CONV1_KERNEL * MXN_CONV1_KERNEL, /* ky-kx */
     MXN_CONV1_CHANNELS = 16,
+    MXN_CONV1_WEIGHTS = MXN_CONV1_TAPS * MXN_CONV1_CHANNELS,
     MXN_CONV1_POOLED_STRIDE = 2,
     MXN_CONV1_PLAIN_STRIDE = 4,
     MXN_CONV1_POOLED_OUTPUT = 42, /* before its pool */
@@ -32,6 +33,7 @@ enum {
     MXN_CONV2_STRIDE = 2,
     MXN_CONV2_TAPS = MXN_CONV2_KERNEL * MXN_CONV2_KERNEL * MXN_CONV1_CHANNELS, /* ky-kx-ic */
     MXN_CONV2_CHANNELS = 32,
+    MXN_CONV2_WEIGHTS = MXN_CONV2_TAPS * MXN_CONV2_CHANNELS,
     MXN_CONV2_OUTPUT = 11,
     MXN_POOL2_OUTPUT = 6, /* the last row and column of windows are half outside, which max ignores */
 
@@ -43,6 +45,31 @@ enum {
     MXN_DENSE_BLOCK = 16,
     MXN_HIDDEN_MAX = 1024,
     MXN_CLASSES_MAX = 64,
+
+    /* Toom-Cook convolutions (toom_cook.h). A stride of 2 splits source and kernel by the parity of row and column into
+     * four phases, each a convolution with stride 1 and half the kernel; the sum over the phases is the result.
+     *
+     * conv1: strips of 6 output rows; vertically F(6,4), horizontally two nested F(2,2) that give a pair of columns, which
+     * is as wide as a window of the pool. */
+    MXN_CONV1_STRIP = 6,
+    MXN_CONV1_STRIPS = MXN_CONV1_POOLED_OUTPUT / MXN_CONV1_STRIP,
+    MXN_CONV1_POINTS = MXN_CONV1_STRIP + MXN_CONV1_KERNEL / 2 - 1,
+    MXN_CONV1_PAIRS = MXN_CONV1_POOLED_OUTPUT / 2,
+    MXN_CONV1_PRODUCTS = 3,  /* of F(2,2) */
+    MXN_CONV1_PAIR_TAPS = 8, /* row parity-half of the kernel row-column parity */
+
+    /* conv2: tiles of 4, 4 and 3 rows and columns by F(4,2) and F(3,2). The fifth point exists for tiles of 4 only. */
+    MXN_CONV2_TILE = 4,
+    MXN_CONV2_TILES = 3, /* in each direction */
+    MXN_CONV2_POINTS = MXN_CONV2_TILE + MXN_CONV2_KERNEL / 2 - 1,
+    MXN_CONV2_DEPTH = 4 * MXN_CONV1_CHANNELS, /* row parity-column parity-ic */
+    MXN_CONV2_BLOCK = 16,                     /* output channels whose weights lie together */
+
+    MXN_CONV1_TOOM_COOK_WEIGHTS = MXN_CONV1_POINTS * MXN_CONV1_PRODUCTS * MXN_CONV1_PAIR_TAPS * MXN_CONV1_CHANNELS,
+    MXN_CONV2_TOOM_COOK_WEIGHTS = MXN_CONV2_POINTS * MXN_CONV2_POINTS * MXN_CONV2_DEPTH * MXN_CONV2_CHANNELS,
+
+    /* Floats that a kernel may use as it likes; what they hold on entry means nothing. */
+    MXN_SCRATCH = 22400,
 };
 
 #define MXN_ALIGNMENT 64 /* bytes; of every buffer that a kernel loads with aligned loads */
@@ -56,6 +83,10 @@ _Static_assert(MXN_MAP_SIZE * 2 == MXN_CONV1_POOLED_OUTPUT, "pool 1 halves exact
 _Static_assert((MXN_CONV2_OUTPUT - 1) * MXN_CONV2_STRIDE + MXN_CONV2_KERNEL == MXN_MAP_PIXELS,
                "conv2 covers the padded map exactly");
 _Static_assert((MXN_CONV2_OUTPUT + 1) / 2 == MXN_POOL2_OUTPUT, "pool 2 rounds up");
+_Static_assert(MXN_CONV1_STRIPS * MXN_CONV1_STRIP == MXN_CONV1_POOLED_OUTPUT && MXN_CONV1_STRIP % 2 == 0,
+               "strips cover the output and cut no window");
+_Static_assert(MXN_CONV2_TILES * MXN_CONV2_TILE - 1 == MXN_CONV2_OUTPUT && MXN_CONV2_TILE % 2 == 0,
+               "tiles of 4, 4 and 3 cover the output and cut no window");
 _Static_assert(MXN_IMAGE_PITCH >= MXN_IMAGE_ROWS && MXN_IMAGE_PITCH * 4 % MXN_ALIGNMENT == 0, "image rows are aligned");
 _Static_assert(MXN_HIDDEN_MAX % MXN_DENSE_BLOCK == 0 && MXN_CLASSES_MAX % MXN_DENSE_BLOCK == 0, "whole blocks");
 #endif

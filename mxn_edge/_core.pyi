@@ -1,5 +1,5 @@
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +11,18 @@ def reference_logits(
 ) -> None: ...
 
 class Network:
-    isa: str
-    classes: int
+    @property
+    def isa(self) -> str: ...
+    @property
+    def algorithm(self) -> Literal["direct", "toom-cook"]: ...
+    @property
+    def classes(self) -> int: ...
     def __init__(
-        self, architecture: str, tensors: Mapping[str, NDArray[np.float32]], isa: str | None = None
+        self,
+        architecture: str,
+        tensors: Mapping[str, NDArray[np.float32]],
+        isa: str | None = None,
+        algorithm: Literal["direct", "toom-cook"] | None = None,
     ) -> None: ...
     def logits(self, faces: NDArray[Any], out: NDArray[np.float32]) -> None: ...
 

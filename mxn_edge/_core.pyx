@@ -53,6 +53,11 @@ cdef extern from "mxn.h" nogil:
         MXN_TOPOLOGY_P2
         MXN_TOPOLOGY_P12
 
+    ctypedef enum mxn_algorithm:
+        MXN_ALGORITHM_FASTEST
+        MXN_ALGORITHM_DIRECT
+        MXN_ALGORITHM_TOOM_COOK
+
     ctypedef struct mxn_config:
         mxn_topology topology
         int hidden
@@ -75,8 +80,10 @@ cdef extern from "mxn.h" nogil:
 
     int mxn_flat_width(mxn_topology topology)
     mxn_status mxn_model_new(
-        mxn_model **model, const mxn_config *config, const mxn_weights *weights, const mxn_backend *backend
+        mxn_model **model, const mxn_config *config, const mxn_weights *weights, const mxn_backend *backend,
+        mxn_algorithm algorithm
     )
+    mxn_algorithm mxn_model_algorithm(const mxn_model *model)
     void mxn_model_free(mxn_model *model)
     mxn_workspace *mxn_workspace_new()
     void mxn_workspace_free(mxn_workspace *workspace)
@@ -128,6 +135,12 @@ cdef dict TOPOLOGIES = {
     "microexpnet-p1": MXN_TOPOLOGY_P1,
     "microexpnet-p2": MXN_TOPOLOGY_P2,
     "microexpnet-p12": MXN_TOPOLOGY_P12,
+}
+
+cdef dict ALGORITHMS = {
+    None: MXN_ALGORITHM_FASTEST,
+    "direct": MXN_ALGORITHM_DIRECT,
+    "toom-cook": MXN_ALGORITHM_TOOM_COOK,
 }
 
 cdef dict COLORS = {
@@ -211,17 +224,28 @@ cdef class Network:
     cdef mxn_model *model
     cdef mxn_pool workspaces
     cdef readonly str isa
+    cdef readonly str algorithm
     cdef readonly int classes
 
-    def __cinit__(self, str architecture, tensors, isa=None):
+    def __cinit__(self, str architecture, tensors, isa=None, algorithm=None):
+        """algorithm: "direct", "toom-cook", or None for the fastest; the attribute says which was chosen."""
         cdef const mxn_backend *backend = resolve(isa)
         cdef _Tensors held = _Tensors(architecture, tensors)
-        cdef mxn_status status = mxn_model_new(&self.model, &held.config, &held.weights, backend)
+        cdef mxn_status status
+        if algorithm not in ALGORITHMS:
+            raise ValueError(f"algorithm {algorithm!r} is unknown; expected one of {tuple(ALGORITHMS)}")
+        status = mxn_model_new(
+            &self.model, &held.config, &held.weights, backend, <mxn_algorithm><int>ALGORITHMS[algorithm]
+        )
         if status == MXN_ERROR_MEMORY:
             raise MemoryError
         if status != MXN_OK:
-            raise ValueError(f"unsupported size: {held.config.hidden} hidden units, {held.config.classes} classes")
+            raise ValueError(
+                f"unsupported: {held.config.hidden} hidden units, {held.config.classes} classes, "
+                f"algorithm {algorithm!r} for {architecture}"
+            )
         self.isa = mxn_backend_name(backend).decode()
+        self.algorithm = "toom-cook" if mxn_model_algorithm(self.model) == MXN_ALGORITHM_TOOM_COOK else "direct"
         self.classes = held.config.classes
 
     def __dealloc__(self):

@@ -1,10 +1,13 @@
-"""The C core without Python: tests/c/test_core.c natively, under sanitizers, and on emulated AArch64."""
+"""The C core without Python: tests/c/test_core.c natively, under sanitizers, on emulated AArch64 and AVX-512."""
 
 from __future__ import annotations
 
+import importlib.util
+import platform
 import re
 import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -40,12 +43,12 @@ def build(folder: Path, compiler: str, flags: list[str], *link_flags: str) -> Pa
 
 
 def backends_that_passed(output: str) -> set[str]:
-    """Backends with a line for each topology and one for the crops, all of them ok."""
+    """Backends with a line for each topology and algorithm and one for the crops, all of them ok."""
     lines = output.splitlines()
     assert lines
     assert all(line.startswith("ok ") for line in lines), output
     names = [line.split()[1] for line in lines]
-    return {name for name in names if names.count(name) == 5}
+    return {name for name in names if names.count(name) == 8}
 
 
 @pytest.fixture(scope="module")
@@ -76,10 +79,22 @@ def test_neon_under_emulation(tmp_path: Path) -> None:
     emulator = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
     if emulator is None:
         pytest.skip("no qemu-aarch64 (Debian: apt-get install qemu-user-static)")
-    program = build(tmp_path, "aarch64-linux-gnu-gcc", RELEASE, "-static")
+    program = build(tmp_path, "aarch64-linux-gnu-gcc", [*RELEASE, "-DMXN_TEST_QUICK"], "-static")
     result = subprocess.run([emulator, program], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert backends_that_passed(result.stdout) == {"neon", "scalar"}
+
+
+def test_avx512_under_emulation(tmp_path: Path) -> None:
+    if "avx512" in available_isas():
+        pytest.skip("this CPU runs it natively")
+    if platform.machine() != "x86_64" or importlib.util.find_spec("bochscpu") is None:
+        pytest.skip("avx512 is not run: no emulator (pip install bochscpu-python==0.4.0, x86-64 only)")
+    program = build(tmp_path, "gcc", [*RELEASE, "-DMXN_TEST_QUICK"], "-static", "-no-pie")
+    command = [sys.executable, ROOT / "tests" / "c" / "emulated_avx512.py", program, "avx512"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert backends_that_passed(result.stdout) == {"avx512"}
 
 
 def exported_symbols(program: Path, source: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Student: parity of every instruction set with two references and ONNX Runtime, and its Python API."""
+"""Student: parity of every instruction set and algorithm with two references and ONNX Runtime, and its Python API."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from mxn_edge.weights import ARCHITECTURES, Weights, write_weights
 from tests.reference import reference_logits
 
 ALL_ISAS = ("scalar", "sse2", "avx2", "avx512", "neon")
+ALGORITHMS = ("direct", "toom-cook")
 MakeWeights = Callable[..., Weights]
 
 
@@ -24,6 +25,24 @@ def isa(request: pytest.FixtureRequest) -> str:
     if name not in available_isas():
         pytest.skip(f"this CPU does not run {name} (tests/test_c_core.py runs neon under emulation)")
     return name
+
+
+@pytest.fixture(params=ALGORITHMS)
+def algorithm(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+def network_logits(weights: Weights, faces: np.ndarray, isa: str | None, algorithm: str | None) -> np.ndarray:
+    """Logits by the named kernels and no others; unpooled layers have direct ones only."""
+    if algorithm == "toom-cook" and weights.architecture == "microexpnet-v":
+        pytest.skip("no layer of microexpnet-v has a max-pool")
+    network = _core.Network(weights.architecture, weights.tensors, isa, algorithm)
+    assert network.isa == isa or isa is None
+    assert network.algorithm == algorithm or algorithm is None
+    logits = np.empty((len(faces), len(weights.labels)), np.float32)
+    network.logits(np.ascontiguousarray(faces), logits)
+    return logits
 
 
 def noise(count: int, seed: int = 0) -> np.ndarray:
@@ -36,6 +55,15 @@ def single_pixels() -> np.ndarray:
     faces = np.zeros((len(edges) ** 2, 84, 84), np.uint8)
     for face, (y, x) in zip(faces, ((y, x) for y in edges for x in edges), strict=True):
         face[y, x] = 255
+    return faces
+
+
+def border_lines() -> np.ndarray:
+    """Black faces with one row or column of noise, at and near the borders."""
+    lines = [0, 1, 2, 81, 82, 83]
+    faces = np.zeros((2 * len(lines), 84, 84), np.uint8)
+    for i, line in enumerate(lines):
+        faces[2 * i, line] = faces[2 * i + 1, :, line] = noise(1, seed=i)[0, 0]
     return faces
 
 
@@ -69,35 +97,49 @@ def test_the_two_references_agree(architecture: str, random_weights: MakeWeights
 @pytest.mark.parametrize(("hidden", "classes"), [(48, 8), (1, 1), (7, 3), (50, 17), (257, 64), (1024, 8)])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_matches_the_reference(
-    isa: str, architecture: str, hidden: int, classes: int, random_weights: MakeWeights
+    isa: str, algorithm: str, architecture: str, hidden: int, classes: int, random_weights: MakeWeights
 ) -> None:
     weights = random_weights(architecture, hidden, classes)
-    student = Student(weights, isa=isa)
     faces = noise(3)
     expected = reference_logits(weights, faces)
-    assert relative_error(student.logits(faces), expected) < 2e-5
-    assert relative_error(student.logits(faces.astype(np.float32)), expected) < 2e-5
+    for given in (faces, faces.astype(np.float32)):
+        assert relative_error(network_logits(weights, given, isa, algorithm), expected) < 2e-5
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_paddings(isa: str, architecture: str, random_weights: MakeWeights) -> None:
+@pytest.mark.parametrize("make_faces", [single_pixels, border_lines])
+def test_paddings(
+    isa: str, algorithm: str, architecture: str, make_faces: Callable[[], np.ndarray], random_weights: MakeWeights
+) -> None:
     weights = random_weights(architecture, 40)
-    faces = single_pixels()
-    found, expected = Student(weights, isa=isa).logits(faces), reference_logits(weights, faces)
+    faces = make_faces()
+    found, expected = network_logits(weights, faces, isa, algorithm), reference_logits(weights, faces)
     assert np.ptp(expected, axis=0).min() > 1e-2  # the pixels do make a difference
     assert relative_error(found, expected) < 2e-5
 
 
-def test_every_batch_size(isa: str, random_weights: MakeWeights) -> None:
-    student = Student(random_weights(), isa=isa)
+def test_every_batch_size(isa: str, algorithm: str, random_weights: MakeWeights) -> None:
+    weights = random_weights()
     faces = noise(65)
-    one_by_one = np.stack([student.logits(face) for face in faces])
+    one_by_one = np.concatenate([network_logits(weights, face[None], isa, algorithm) for face in faces])
     for count in range(66):
-        np.testing.assert_array_equal(student.logits(faces[:count]), one_by_one[:count])
+        np.testing.assert_array_equal(network_logits(weights, faces[:count], isa, algorithm), one_by_one[:count])
+
+
+def test_earlier_faces_leave_nothing_behind(isa: str, algorithm: str, random_weights: MakeWeights) -> None:
+    """Huge values fill a workspace with infinity and NaN; the next face must not see them."""
+    weights = random_weights()
+    network = _core.Network(weights.architecture, weights.tensors, isa, algorithm)
+    face, huge = noise(1), np.full((1, 84, 84), 3e38, np.float32)
+    before, after = np.empty((1, 8), np.float32), np.empty((1, 8), np.float32)
+    network.logits(face, before)
+    network.logits(huge, after)
+    network.logits(face, after)
+    np.testing.assert_array_equal(after, before)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_matches_onnx_runtime(isa: str, architecture: str, random_weights: MakeWeights) -> None:
+def test_matches_onnx_runtime(isa: str, algorithm: str, architecture: str, random_weights: MakeWeights) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the onnx extra")
     pytest.importorskip("onnx", reason="needs the onnx extra")
     from tools.export_onnx import build_model
@@ -106,18 +148,18 @@ def test_matches_onnx_runtime(isa: str, architecture: str, random_weights: MakeW
     session = onnxruntime.InferenceSession(build_model(weights).SerializeToString(), providers=["CPUExecutionProvider"])
     faces = np.concatenate([noise(4), single_pixels()[::5]])
     (expected,) = session.run(None, {"faces": faces[:, None].astype(np.float32)})
-    found = Student(weights, isa=isa).logits(faces)
+    found = network_logits(weights, faces, isa, algorithm)
     assert relative_error(found, expected) < 2e-5
     np.testing.assert_array_equal(found.argmax(axis=1), expected.argmax(axis=1))
 
 
-def test_default_weights_on_real_faces(isa: str, data_dir: Path) -> None:
+def test_default_weights_on_real_faces(isa: str, algorithm: str, data_dir: Path) -> None:
     from mxn_edge.student import DEFAULT_MODEL
     from mxn_edge.weights import read_weights
 
     weights = read_weights(DEFAULT_MODEL)
     faces = real_faces(data_dir, 64)
-    found, expected = Student(weights, isa=isa).logits(faces), reference_logits(weights, faces)
+    found, expected = network_logits(weights, faces, isa, algorithm), reference_logits(weights, faces)
     assert relative_error(found, expected) < 2e-5
     np.testing.assert_array_equal(found.argmax(axis=1), expected.argmax(axis=1))
 
@@ -165,6 +207,26 @@ def test_forced_one_is_the_one_that_runs(
     # Each sums in an order of its own: equal logits would mean that another one ran.
     for name in set(available_isas()) - {isa}:
         assert (forced != logits[name]).any(), name
+
+
+@pytest.mark.parametrize("architecture", ["microexpnet-p1", "microexpnet-p2", "microexpnet-p12"])
+def test_forced_algorithm_is_the_one_that_runs(isa: str, architecture: str, random_weights: MakeWeights) -> None:
+    weights, faces = random_weights(architecture), noise(20)
+    direct, toom_cook = (network_logits(weights, faces, isa, name) for name in ALGORITHMS)
+    # Each rounds in a way of its own: equal logits would mean that another one ran.
+    assert (direct != toom_cook).any()
+    fastest = _core.Network(architecture, weights.tensors, isa).algorithm
+    by_default = Student(weights, isa=isa).logits(faces)
+    np.testing.assert_array_equal(by_default, {"direct": direct, "toom-cook": toom_cook}[fastest])
+
+
+def test_unavailable_algorithm(random_weights: MakeWeights) -> None:
+    weights = random_weights("microexpnet-v")
+    assert _core.Network(weights.architecture, weights.tensors).algorithm == "direct"
+    with pytest.raises(ValueError, match="algorithm 'toom-cook' for microexpnet-v"):
+        _core.Network(weights.architecture, weights.tensors, algorithm="toom-cook")
+    with pytest.raises(ValueError, match=r"algorithm 'fft' is unknown.*direct.*toom-cook"):
+        _core.Network(weights.architecture, weights.tensors, algorithm="fft")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["avx1024", "AVX2", "neon" if "neon" not in available_isas() else "sse2"])
@@ -327,7 +389,7 @@ def test_memory_does_not_grow(random_weights: MakeWeights) -> None:
         return peak
 
     before = work(200)
-    assert work(2000) - before < 4096  # kilobytes; losing one workspace per call would be 360,000
+    assert work(2000) - before < 4096  # kilobytes; losing one workspace per call would be 720,000
 
 
 def test_load(tmp_path: Path, random_weights: MakeWeights) -> None:

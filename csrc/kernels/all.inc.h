@@ -1,6 +1,8 @@
 /* All kernels of an instruction set; include between MXN_TARGET_BEGIN and MXN_TARGET_END, after its simd/ wrapper. */
 #include "load.inc.h"
 #include "conv_direct.inc.h"
+#include "conv1_toom_cook.inc.h"
+#include "conv2_toom_cook.inc.h"
 #include "dense.inc.h"
 #include "resample.inc.h"
 
@@ -8,6 +10,9 @@
     const mxn_backend mxn_backend_##isa = {                                                         \
         .name = #isa, .features = (required),                                                       \
         .load_u8 = load_u8, .load_f32 = load_f32,                                                   \
-        .conv1 = {conv1_plain, conv1_pooled}, .conv2 = {conv2_plain, conv2_pooled}, .dense = dense, \
+        .conv1 = {conv1_plain, conv1_pooled}, .conv2 = {conv2_plain, conv2_pooled},                 \
+        .conv1_toom_cook = conv1_toom_cook, .conv2_toom_cook = conv2_toom_cook,                     \
+        .conv1_prefers_toom_cook = CONV1_PREFERS_TOOM_COOK,                                         \
+        .conv2_prefers_toom_cook = CONV2_PREFERS_TOOM_COOK, .dense = dense,                         \
         .gray_row = gray_row, .accumulate_row = accumulate_row, .resample_block = resample_block,   \
     }

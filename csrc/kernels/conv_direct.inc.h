@@ -5,8 +5,8 @@
  *
  *     src:    y-x-ic, padded      weight: ky-kx-ic-oc      dst: y-x-oc
  *
- * vf_tap_barrier() stops GCC from hoisting the broadcasts of later taps to the front, which spills accumulators; it is empty
- * where a broadcast is not a load (SSE2 shuffles), and hoisting helps.
+ * vf_tap_barrier() stops GCC from hoisting the broadcasts of later taps to the front, which spills accumulators. With SSE2,
+ * whose broadcast is a load and a shuffle, hoisting helps this kernel.
  *
  * max commutes with +bias and ReLU, so a window is pooled first and both are applied once. Where a tile is one output row
  * high, the first row of a window leaves its maximum in dst and the second row finishes it: dst is the only map there is.
@@ -24,7 +24,12 @@ typedef struct conv_layer {
     int unroll;                    /* taps per turn of the inner loop */
 } conv_layer;
 
-enum { CONV_ROWS_MAX = 2, CONV_COLUMNS_MAX = 21, CONV_VECTORS_MAX = 4 };
+enum {
+    CONV_ROWS_MAX = 2,
+    CONV_COLUMNS_MAX = 21,
+    CONV_VECTORS_MAX = 4,
+    CONV_TAP_BARRIER = VF_LANES != 4 || VF_REGISTERS >= 32,
+};
 
 /* `combine`: dst already holds the maximum of the window's first row; `finish`: this tile completes the window. Every
  * argument but the pointers is a constant where this is inlined, and all loops but the taps unroll away. */
@@ -42,7 +47,7 @@ MXN_INLINE void conv_tile(const conv_layer layer, const float *src, const float 
         for (int k = 0; k < layer.run; k += layer.unroll) {
 #pragma GCC unroll 8
             for (int u = 0; u < layer.unroll; u++) {
-                vf_tap_barrier();
+                if (CONV_TAP_BARRIER) vf_tap_barrier();
                 vf w[CONV_VECTORS_MAX];
 #pragma GCC unroll 4
                 for (int v = 0; v < layer.vectors; v++) w[v] = vf_load(weight + (k + u) * layer.channels + v * VF_LANES);
@@ -128,7 +133,8 @@ enum {
     MAP_INTERIOR = MXN_MAP_PADDING * (MXN_MAP_PITCH + MXN_CONV1_CHANNELS),
 };
 
-static void conv1_pooled(const float *image, const float *weight, const float *bias, float *map) {
+static void conv1_pooled(const float *image, const float *weight, const float *bias, float *map, float *scratch) {
+    (void)scratch;
     const conv_layer layer = {
         .kernel_rows = MXN_CONV1_KERNEL, .run = MXN_CONV1_KERNEL, .src_pitch = MXN_IMAGE_PITCH,
         .x_step = MXN_CONV1_POOLED_STRIDE, .y_step = MXN_CONV1_POOLED_STRIDE * MXN_IMAGE_PITCH,
@@ -138,7 +144,8 @@ static void conv1_pooled(const float *image, const float *weight, const float *b
     convolve(layer, image, weight, bias, map + MAP_INTERIOR);
 }
 
-static void conv1_plain(const float *image, const float *weight, const float *bias, float *map) {
+static void conv1_plain(const float *image, const float *weight, const float *bias, float *map, float *scratch) {
+    (void)scratch;
     const conv_layer layer = {
         .kernel_rows = MXN_CONV1_KERNEL, .run = MXN_CONV1_KERNEL, .src_pitch = MXN_IMAGE_PITCH,
         .x_step = MXN_CONV1_PLAIN_STRIDE, .y_step = MXN_CONV1_PLAIN_STRIDE * MXN_IMAGE_PITCH, .size = MXN_MAP_SIZE,
@@ -160,10 +167,12 @@ MXN_INLINE void conv2(const float *map, const float *weight, const float *bias, 
     convolve(layer, map, weight, bias, flat);
 }
 
-static void conv2_pooled(const float *map, const float *weight, const float *bias, float *flat) {
+static void conv2_pooled(const float *map, const float *weight, const float *bias, float *flat, float *scratch) {
+    (void)scratch;
     conv2(map, weight, bias, flat, true);
 }
 
-static void conv2_plain(const float *map, const float *weight, const float *bias, float *flat) {
+static void conv2_plain(const float *map, const float *weight, const float *bias, float *flat, float *scratch) {
+    (void)scratch;
     conv2(map, weight, bias, flat, false);
 }

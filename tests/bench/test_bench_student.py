@@ -1,4 +1,4 @@
-"""The network alone, per instruction set, beside ONNX Runtime with the same weights and faces in the same run."""
+"""The network alone, per instruction set and algorithm, beside ONNX Runtime with the same weights and faces."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mxn_edge import Student, available_isas
+from mxn_edge import Student, _core, available_isas
 from mxn_edge.student import DEFAULT_MODEL
+from mxn_edge.weights import read_weights
 
 BATCHES = (1, 8, 64)
 
@@ -29,11 +30,22 @@ def test_student(benchmark: Any, faces: np.ndarray, batch: int, isa: str) -> Non
     check(benchmark, benchmark(student.logits, faces[:batch]), faces[:batch])
 
 
+@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize("batch", BATCHES)
+def test_direct(benchmark: Any, faces: np.ndarray, batch: int, isa: str) -> None:
+    benchmark.group = f"logits of {batch}"
+    benchmark.extra_info["isa"] = isa
+    weights = read_weights(DEFAULT_MODEL)
+    network = _core.Network(weights.architecture, weights.tensors, isa, "direct")
+    out = np.empty((batch, len(weights.labels)), np.float32)
+    benchmark(network.logits, faces[:batch], out)
+    check(benchmark, out, faces[:batch])
+
+
 @pytest.mark.parametrize("batch", BATCHES)
 def test_onnx_runtime(benchmark: Any, faces: np.ndarray, batch: int) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the onnx extra")
     pytest.importorskip("onnx", reason="needs the onnx extra")
-    from mxn_edge.weights import read_weights
     from tools.export_onnx import build_model
 
     benchmark.group = f"logits of {batch}"

@@ -1,12 +1,12 @@
-/* Every backend of this CPU against the double-precision reference, without Python. Prints a line per backend and
- * topology; exits with 1 when one is wrong. Usage: test_core [BACKEND] runs that one alone, and fails when it is absent.
+/* Every backend of this CPU against the double-precision reference, without Python. Prints a line per backend, topology and
+ * algorithm; exits with 1 when one is wrong. Usage: test_core [BACKEND] runs that one alone, and fails when it is absent.
  */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../csrc/mxn.h"
+#include "../../csrc/model.h"
 
 static uint64_t state = 0x9E3779B97F4A7C15u;
 
@@ -72,15 +72,16 @@ static void make_sample(sample *s, mxn_config config, int first_kind) {
 }
 
 /* Largest difference from the reference, relative to the largest logit. */
-static double check_network(const mxn_backend *backend, const sample *s) {
+static double check_network(const mxn_backend *backend, mxn_algorithm algorithm, const sample *s) {
     static float from_u8[FACES * MXN_CLASSES_MAX], from_f32[FACES * MXN_CLASSES_MAX], bad[2][MXN_FACE_PIXELS];
     double largest = 0, worst = 0;
     mxn_model *model;
     mxn_workspace *workspace = mxn_workspace_new();
-    if (!workspace || mxn_model_new(&model, &s->config, &s->weights, backend) != MXN_OK ||
+    if (!workspace || mxn_model_new(&model, &s->config, &s->weights, backend, algorithm) != MXN_OK ||
         mxn_logits_u8(model, workspace, s->bytes[0], s->faces, from_u8) != MXN_OK ||
         mxn_logits_f32(model, workspace, s->floats[0], s->faces, from_f32) != MXN_OK)
         abort();
+    if (mxn_model_algorithm(model) != algorithm) worst = INFINITY;
     for (int i = 0; i < s->faces * s->config.classes; i++) {
         largest = fmax(largest, fabs(s->expected[i]));
         worst = fmax(worst, fmax(fabs(from_u8[i] - s->expected[i]), fabs(from_f32[i] - s->expected[i])));
@@ -93,6 +94,47 @@ static double check_network(const mxn_backend *backend, const sample *s) {
     mxn_workspace_free(workspace);
     mxn_model_free(model);
     return worst / largest;
+}
+
+static float *filled(size_t count, int byte) {
+    float *values = aligned_alloc(MXN_ALIGNMENT, (count * sizeof(float) + MXN_ALIGNMENT - 1) / MXN_ALIGNMENT * MXN_ALIGNMENT);
+    if (!values) abort();
+    return memset(values, byte, count * sizeof(float));
+}
+
+/* The convolutions with each buffer in an allocation of its own, for the sanitizer to watch. What scratch and the insides
+ * of the buffers hold before must not matter, and the paddings must stay zero. Returns the number of wrong floats. */
+static int check_convolutions(const mxn_backend *backend, mxn_algorithm algorithm, const sample *s) {
+    enum { IMAGE = MXN_IMAGE_ROWS * MXN_IMAGE_PITCH, MAP = MXN_MAP_PIXELS * MXN_MAP_PITCH, ZEROS = 0, NANS = 0xFF };
+    static const int fills[] = {ZEROS, NANS};
+    const size_t flat_width = (size_t)mxn_flat_width(s->config.topology);
+    float *image = filled(IMAGE, 0), *map[2], *flat[2];
+    int wrong = 0;
+    mxn_model *model;
+    if (mxn_model_new(&model, &s->config, &s->weights, backend, algorithm) != MXN_OK) abort();
+    backend->load_u8(s->bytes[s->faces - 1], image);
+    for (int i = 0; i < 2; i++) {
+        float *scratch = filled(MXN_SCRATCH, fills[i]);
+        map[i] = filled(MAP, ZEROS);
+        flat[i] = filled(flat_width, fills[i]);
+        for (int y = 0; y < MXN_MAP_SIZE; y++)
+            memset(map[i] + (y + MXN_MAP_PADDING) * MXN_MAP_PITCH + MXN_MAP_PADDING * MXN_CONV1_CHANNELS, fills[i],
+                   MXN_MAP_SIZE * MXN_CONV1_CHANNELS * sizeof(float));
+        model->conv1(image, model->conv1_weight, model->conv1_bias, map[i], scratch);
+        memset(scratch, fills[i], MXN_SCRATCH * sizeof(float));
+        model->conv2(map[i], model->conv2_weight, model->conv2_bias, flat[i], scratch);
+        free(scratch);
+    }
+    for (int i = 0; i < MAP; i++) {
+        const int y = i / MXN_MAP_PITCH - MXN_MAP_PADDING, x = i % MXN_MAP_PITCH / MXN_CONV1_CHANNELS - MXN_MAP_PADDING;
+        const int inside = y >= 0 && y < MXN_MAP_SIZE && x >= 0 && x < MXN_MAP_SIZE;
+        wrong += map[0][i] != map[1][i] || (!inside && map[0][i] != 0);
+    }
+    for (size_t i = 0; i < flat_width; i++) wrong += flat[0][i] != flat[1][i];
+    for (int i = 0; i < 2; i++) free(map[i]), free(flat[i]);
+    free(image);
+    mxn_model_free(model);
+    return wrong;
 }
 
 /* Crops must be the same pixels on every backend. Returns how many differ from `scalar`. */
@@ -119,8 +161,15 @@ static int check_crops(const mxn_backend *backend, const mxn_backend *scalar) {
 
 int main(int argc, char **argv) {
     static const char *const names[] = {"v", "p1", "p2", "p12"};
+    static const char *const algorithms[] = {"", "direct", "toom-cook"};
+#ifdef MXN_TEST_QUICK /* on an emulated CPU a face takes a second */
+    static const int widths[][2] = {{17, 7}};
+    enum { FIRST_FACE = 40 };
+#else
     static const int widths[][2] = {{48, 8}, {1, 1}, {17, 7}, {1023, 63}, {1024, 64}};
-    enum { WIDTHS = sizeof widths / sizeof *widths, BACKENDS_MAX = 8, SMOOTH_AND_NOISE = 36 };
+    enum { FIRST_FACE = 0 };
+#endif
+    enum { WIDTHS = sizeof widths / sizeof *widths, BACKENDS_MAX = 8, ALGORITHMS = 3, SMOOTH_AND_NOISE = 36 };
     static sample s;
     const mxn_backend *backends[BACKENDS_MAX], *backend, *scalar;
     int failures = 0, tested = 0;
@@ -134,19 +183,31 @@ int main(int argc, char **argv) {
         return 1;
     }
     for (int t = MXN_TOPOLOGY_V; t <= MXN_TOPOLOGY_P12; t++) {
-        double worst[BACKENDS_MAX] = {0};
+        const int last = t == MXN_TOPOLOGY_V ? MXN_ALGORITHM_DIRECT : MXN_ALGORITHM_TOOM_COOK;
+        double worst[BACKENDS_MAX][ALGORITHMS] = {0};
+        int wrong[BACKENDS_MAX][ALGORITHMS] = {0};
         for (int w = 0; w < WIDTHS; w++) {
             const mxn_config config = {(mxn_topology)t, widths[w][0], widths[w][1]};
-            make_sample(&s, config, w == 0 ? 0 : SMOOTH_AND_NOISE);
-            for (int b = 0; b < tested; b++) worst[b] = fmax(worst[b], check_network(backends[b], &s));
+            make_sample(&s, config, w == 0 ? FIRST_FACE : SMOOTH_AND_NOISE);
+            for (int b = 0; b < tested; b++)
+                for (int a = MXN_ALGORITHM_DIRECT; a <= last; a++) {
+                    worst[b][a] = fmax(worst[b][a], check_network(backends[b], (mxn_algorithm)a, &s));
+                    if (w == 0) wrong[b][a] = check_convolutions(backends[b], (mxn_algorithm)a, &s);
+                }
+            mxn_model *model;
+            if (t == MXN_TOPOLOGY_V && mxn_model_new(&model, &config, &s.weights, scalar, MXN_ALGORITHM_TOOM_COOK) !=
+                                           MXN_ERROR_ARGUMENT)
+                return 1;
             free_weights(&s.weights);
         }
-        for (int b = 0; b < tested; b++) {
-            const int ok = worst[b] < 1e-5;
-            failures += !ok;
-            printf("%-4s %-7s %-3s largest relative error %.2g\n", ok ? "ok" : "FAIL", mxn_backend_name(backends[b]),
-                   names[t], worst[b]);
-        }
+        for (int b = 0; b < tested; b++)
+            for (int a = MXN_ALGORITHM_DIRECT; a <= last; a++) {
+                const int ok = worst[b][a] < 1e-5 && wrong[b][a] == 0;
+                failures += !ok;
+                printf("%-4s %-7s %-3s %-9s largest relative error %.2g, %d floats depend on what was there before\n",
+                       ok ? "ok" : "FAIL", mxn_backend_name(backends[b]), names[t], algorithms[a], worst[b][a],
+                       wrong[b][a]);
+            }
     }
     for (int b = 0; b < tested; b++) {
         const int different = check_crops(backends[b], scalar);

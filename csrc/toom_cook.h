@@ -1,0 +1,72 @@
+/* Toom-Cook convolution: the points and matrices that transform.c and the kernels share. Includes nothing.
+ *
+ * F(m, r) computes m neighbouring outputs of a correlation with r taps from n = m + r - 1 inputs by n multiplications
+ * instead of m·r (Lavin & Gray 2015, arXiv 1509.09308; Toom 1963, Cook 1966):
+ *
+ *     y = Aᵀ [(G g) ⊙ (Bᵀ d)]        g: r taps, d: n inputs, y: m outputs
+ *
+ * Each of n points, one of them infinity, gives a row of Bᵀ and G and a column of Aᵀ. For a finite point a, with b running
+ * over the other finite points:
+ *
+ *     Bᵀ: coefficients of Π(x - b), lowest first      G: (1, a, a², ...) / Π(a - b)      Aᵀ: 1, a, a², ...
+ *
+ * For infinity Bᵀ holds the coefficients of the product over all finite points; G takes the last tap, and Aᵀ gives to the
+ * last output only. A row of G may be divided by what its row of Bᵀ is multiplied with.
+ *
+ * In two dimensions both transforms are applied along both axes. They are linear, so that the sum over input channels (and
+ * over the phases of a strided convolution, see shapes.h) is taken between them, which makes them cheap.
+ */
+#ifndef MXN_TOOM_COOK_H
+#define MXN_TOOM_COOK_H
+
+/* ---- conv1, vertically: F(6,4) over the points ±1, ±1/2, ±2, ±3/4, ∞ --------------------------------------------------
+ *
+ * Small numbers with small denominators keep the rounding errors small, and every constant below is exact in float32. For
+ * a pair ±c the product over the other points is (x ± c) Q(x²) with Q(t) = Π(t - c'²) over the other three pairs: both
+ * rows of Bᵀ are sums and differences of one even and one odd part, and so are the outputs.
+ */
+enum { MXN_CONV1_PAIRS_OF_POINTS = 4 };
+
+#define MXN_PRODUCT3(a, b, c) {-(a) * (b) * (c), (a) * (b) + (a) * (c) + (b) * (c), -(a) - (b) - (c)}
+#define MXN_PRODUCT4(a, b, c, d)                                                                              \
+    {(a) * (b) * (c) * (d), -(a) * (b) * (c) - (a) * (b) * (d) - (a) * (c) * (d) - (b) * (c) * (d),           \
+     (a) * (b) + (a) * (c) + (a) * (d) + (b) * (c) + (b) * (d) + (c) * (d), -(a) - (b) - (c) - (d)}
+#define MXN_POWERS5(c) {1, c, (c) * (c), (c) * (c) * (c), (c) * (c) * (c) * (c), (c) * (c) * (c) * (c) * (c)}
+
+static const float mxn_conv1_point[4] = {1.0f, 0.5f, 2.0f, 0.75f};
+
+/* Q of each pair: coefficients of 1, x², x⁴; that of x⁶ is 1. */
+static const float mxn_conv1_q[4][3] = {
+    MXN_PRODUCT3(0.25f, 4.0f, 0.5625f),
+    MXN_PRODUCT3(1.0f, 4.0f, 0.5625f),
+    MXN_PRODUCT3(1.0f, 0.25f, 0.5625f),
+    MXN_PRODUCT3(1.0f, 0.25f, 4.0f),
+};
+
+/* Π(x² - c²) over all pairs, for infinity: coefficients of 1, x², x⁴, x⁶; that of x⁸ is 1. */
+static const float mxn_conv1_infinity[4] = MXN_PRODUCT4(1.0f, 0.25f, 4.0f, 0.5625f);
+
+/* Aᵀ of each pair's positive point: c⁰ to c⁵. */
+static const float mxn_conv1_power[4][6] = {MXN_POWERS5(1.0f), MXN_POWERS5(0.5f), MXN_POWERS5(2.0f), MXN_POWERS5(0.75f)};
+
+/* ---- conv1, horizontally: F(2,2) over the points 0, 1, ∞ ---------------------------------------------------------------
+ *
+ * Written so that the transform of the outputs is free: with the taps e, f and the inputs x0, x1, x2
+ *
+ *     both = (e + f) x1      y0 = both + e (x0 - x1)      y1 = both - f (x1 - x2)
+ *
+ * all taps of a kernel row's two halves are added to `both` first, and the sums of y0 and y1 start from it.
+ *
+ * ---- conv2: F(4,2) over the points 0, 1, -1, ∞, 2, and F(3,2) over the first four ------------------------------------
+ *
+ * In this order, with G scaled alike, both use the same transformed taps:
+ *
+ *          1    0                     1  -½  -1   ½   0            1   0  -1   0
+ *          ½    ½                     0   2   1  -1   0            0   1   1   0            1  1  1  0  1
+ *     G =  ½   -½       Bᵀ of F(4,2): 0 -2/3  1 -1/3  0   F(3,2):  0  -1   1   0   Aᵀ of    0  1 -1  0  2
+ *          0    1                     0   2  -1  -2   1            0  -1   0   1   F(4,2):  0  1  1  0  4
+ *         1/6  1/3                    0  -1   0   1   0                                     0  1 -1  1  8
+ *
+ * Aᵀ of F(3,2) lacks the last column, and has its 1 for ∞ in the third row, its last.
+ */
+#endif
