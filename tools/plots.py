@@ -94,3 +94,37 @@ def plot_lines(lines: Sequence[Line], path: Path, xlabel: str, ylabel: str, *, l
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     save(figure, path)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar of `plot_bars`.
+
+    Attributes:
+        name: what it stands for.
+        value: its length.
+        high: where a line from its end reaches to.
+        ours: whether it stands out.
+    """
+
+    name: str
+    value: float
+    high: float
+    ours: bool = False
+
+
+def plot_bars(bars: Sequence[Bar], path: Path, xlabel: str) -> None:
+    """Horizontal bars from 0, the first on top, each with its value."""
+    figure = Figure(figsize=(8, 1 + 0.35 * len(bars)))
+    axes = figure.add_subplot()
+    limit = 1.15 * max(bar.value for bar in bars)  # a line that is far longer than its bar is cut
+    for place, bar in enumerate(bars):
+        axes.barh(place, bar.value, color="tab:blue" if bar.ours else "lightgrey", edgecolor="black", linewidth=0.5)
+        axes.plot([bar.value, bar.high], [place, place], color="black", linewidth=1)
+        axes.text(min(bar.high, limit), place, f" {bar.value:.{0 if bar.value >= 100 else 1}f}", va="center")
+    axes.set_yticks(range(len(bars)), [bar.name for bar in bars])
+    axes.set_xlim(0, limit)
+    axes.invert_yaxis()
+    axes.set(xlabel=xlabel)
+    axes.spines[["top", "right"]].set_visible(False)
+    save(figure, path)
