@@ -20,7 +20,7 @@ from tools.command_line import (
     write_report,
 )
 from tools.ferplus import FerPlusError, read_ferplus
-from tools.teacher_network import TEACHER_SIZE, TeacherNetwork, write_teacher
+from tools.teacher_network import TEACHER_CHANNELS, TEACHER_SIZE, TeacherNetwork, write_teacher
 from tools.training import TrainingError, TrainOptions, predict, score, soft_cross_entropy, train
 
 
@@ -41,7 +41,7 @@ def _run(args: argparse.Namespace) -> None:
     prepare_outputs(args)
     options, augment = training_options(args, TEACHER_SIZE)
     torch.manual_seed(args.seed)
-    network = TeacherNetwork(dropout=args.dropout)
+    network = TeacherNetwork(args.size, dropout=args.dropout)
     loss = soft_cross_entropy(faces.targets, args.least_share)
     history = train(
         network,
@@ -50,7 +50,7 @@ def _run(args: argparse.Namespace) -> None:
         loss,
         options,
         augment,
-        setup={"network": "teacher", "dropout": args.dropout, "least_share": args.least_share},
+        setup={"network": f"teacher, {args.size}", "dropout": args.dropout, "least_share": args.least_share},
         checkpoint=args.checkpoint,
         resume=args.resume,
         progress=not args.quiet,
@@ -65,7 +65,7 @@ def _run(args: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tools.train_teacher",
-        description="Train a residual network of 2.4 million parameters on the votes of FER+, for python -m "
+        description="Train a residual network of 2.4 or 2.8 million parameters on the votes of FER+, for python -m "
         "tools.distil. The epoch with the best mean of accuracy and balanced accuracy on the valid split is kept; the "
         "test split is never read. After a kill, the same command with --resume gives the same result as a run that "
         "was not interrupted.",
@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     defaults = TrainOptions(epochs=30, batch=64, learning_rate=1.5e-3, weight_decay=0.05)
     add_training_options(parser, defaults, dropout=0.3)
+    parser.add_argument("--size", choices=sorted(TEACHER_CHANNELS), default="large", help="small: four times as fast")
     return parser
 
 

@@ -36,6 +36,12 @@ def test_temperature_of_drawn_labels_is_found() -> None:
     assert calibrate.fit_temperature(logits, labels) == pytest.approx(1.7, rel=0.02)
 
 
+def test_confidence_is_matched_to_accuracy_by_hand() -> None:
+    # Three of four are right, and the top class of equal faces has the probability 1 / (1 + exp(-2 / T)).
+    logits = np.array([[2.0, 0], [2, 0], [2, 0], [0, 2]])
+    assert calibrate.match_confidence(logits, np.array([0, 0, 0, 0])) == pytest.approx(2 / np.log(3), rel=1e-9)
+
+
 @pytest.mark.parametrize("labels", [[0, 0], [1, 1]])
 def test_answers_that_are_all_right_or_all_wrong_have_no_temperature(labels: list[int]) -> None:
     with pytest.raises(calibrate.CalibrationError, match="not between"):

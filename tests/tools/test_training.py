@@ -376,7 +376,7 @@ def test_scores_of_hand_made_logits(tmp_path: Path) -> None:
 
 def test_teacher_survives_its_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = TeacherNetwork().eval()
+    network = TeacherNetwork("small").eval()
     faces = resize_faces(torch.from_numpy(random_faces(3)), TEACHER_SIZE)
     write_teacher(tmp_path / "teacher", network, "nothing")
     with torch.no_grad():
@@ -417,7 +417,7 @@ def test_distillation_loss_by_hand() -> None:
 def test_the_cached_teacher_sees_the_views_of_the_run(tmp_path: Path) -> None:
     faces = read_ferplus(write_data(tmp_path / "data.npz", count=20), "train")
     torch.manual_seed(0)
-    network = TeacherNetwork().eval()
+    network = TeacherNetwork("small").eval()
     augment = replace(AugmentOptions(), noise=0.0)
     teacher = distil.CachedTeacher(network, faces, augment, 3, tmp_path, bfloat16=False, progress=False)
     first = teacher(1)
@@ -433,7 +433,7 @@ def test_the_cached_teacher_sees_the_views_of_the_run(tmp_path: Path) -> None:
 
 def test_distil_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out, teacher = write_data(tmp_path / "data.npz", count=40), tmp_path / "s.safetensors", tmp_path / "teacher"
-    write_teacher(teacher, TeacherNetwork(), "nothing")
+    write_teacher(teacher, TeacherNetwork("small"), "nothing")
     arguments = [str(data), str(out), "--teacher", str(teacher), "--epochs", "3", "--batch", "16", "--views", "2"]
     arguments += ["--quiet", "--threads", "1", "--temperature", "4", "--scale-gradient"]
     assert distil.main(arguments) == 0
@@ -508,9 +508,11 @@ def test_command_line_writes_weights_and_report(tmp_path: Path, capsys: pytest.C
 
 def test_teacher_command_line(tmp_path: Path) -> None:
     data, out = write_data(tmp_path / "data.npz", count=40), tmp_path / "teacher.safetensors"
-    assert train_teacher.main([str(data), str(out), "--epochs", "1", "--batch", "16", "--quiet", "--threads", "1"]) == 0
-    assert isinstance(read_teacher(out), TeacherNetwork)
-    assert json.loads(out.with_suffix(".json").read_text())["parameters"] == 2_409_736
+    arguments = [str(data), str(out), "--epochs", "1", "--batch", "16", "--quiet", "--threads", "1"]
+    for size, parameters in (("small", 2_409_736), ("large", 2_759_400)):
+        assert train_teacher.main([*arguments, "--size", size]) == 0
+        assert read_teacher(out).size == size
+        assert json.loads(out.with_suffix(".json").read_text())["parameters"] == parameters
 
 
 @pytest.mark.parametrize("content", [None, b"not a zip file"])
