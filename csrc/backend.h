@@ -1,5 +1,5 @@
-/* What one instruction set offers: a table of kernels. Included by the isa/ files, dispatch.c, and the pipelines that call
- * a table (mxn.c, crop.c); never by users of the library.
+/* What one instruction set offers: two tables of kernels. Included by the isa/ files, dispatch.c, and the pipelines that
+ * call a table (mxn.c, crop.c); never by users of the library.
  */
 #ifndef MXN_BACKEND_H
 #define MXN_BACKEND_H
@@ -16,8 +16,8 @@ typedef void (*mxn_conv_kernel)(const float *src, const float *weight, const flo
 /* Rows that are resampled together in a crop: the widest vector of floats there is. */
 enum { MXN_CROP_ROWS = 16 };
 
-struct mxn_backend {
-    const char *name;
+/* The network in float32, and crops. */
+typedef struct mxn_float32_kernels {
     uint32_t features; /* all of these MXN_CPU_ bits must be present */
 
     void (*load_u8)(const uint8_t *face, float *image);
@@ -40,19 +40,58 @@ struct mxn_backend {
      * the sum of weight[i][t] * block[first[i] + t][r] over t < last[i] - first[i], rounded; out: rows of `count`. */
     void (*resample_block)(const float *block, const int32_t *first, const int32_t *last, const float *weight, int taps,
                            int count, int rows, uint8_t *out);
+} mxn_float32_kernels;
+
+/* A layer of an int8 model: from a sum of bytes times weights to sum * scale + bias. One number per output, and zeros up to
+ * whole blocks of 16. */
+typedef struct mxn_int8_layer {
+    void *weight;   /* as mxn_int8_kernels.pack lays them out */
+    int32_t *start; /* of the sums: byte_offset times the sum of the output's weights */
+    float *scale, *bias;
+} mxn_int8_layer;
+
+/* src, dst: bytes in the layouts of image and map, see shapes.h. */
+typedef void (*mxn_int8_conv_kernel)(const uint8_t *src, const mxn_int8_layer *layer, uint8_t *dst);
+
+/* The network in int8. The arithmetic is exact or rounded in a fixed order: every instruction set gives the same bits. */
+typedef struct mxn_int8_kernels {
+    uint32_t features;
+    bool faster_than_float32; /* than the float32 kernels of the same backend */
+    int weight_bytes;         /* that a weight takes */
+    int byte_offset;          /* what the kernels subtract from each byte of src before multiplying */
+    /* q: in-out; weight: zeros, enough for whole blocks of 16 outputs. */
+    void (*pack)(const int8_t *q, int inputs, int outputs, void *weight);
+
+    void (*load_u8)(const uint8_t *face, uint8_t *image);
+    bool (*load_f32)(const float *face, uint8_t *image); /* false when NaN or infinity was met */
+    mxn_int8_conv_kernel conv1[2], conv2[2];             /* [with max-pool] */
+    void (*fc1)(const mxn_int8_layer *layer, const uint8_t *src, int inputs, int blocks, float *dst);
+    /* weight: as for mxn_float32_kernels.dense. */
+    void (*fc2)(const float *weight, const float *bias, const float *src, int inputs, int blocks, float *dst);
+} mxn_int8_kernels;
+
+struct mxn_backend {
+    const char *name;
+    const mxn_float32_kernels *float32;
+    const mxn_int8_kernels *int8;
 };
 
 enum {
     MXN_CPU_AVX2 = 1 << 0,
     MXN_CPU_FMA = 1 << 1,
     MXN_CPU_AVX512F = 1 << 2,
-    MXN_CPU_NEON = 1 << 3,
+    MXN_CPU_AVX512VNNI = 1 << 3,
+    MXN_CPU_AVXVNNI = 1 << 4,
+    MXN_CPU_NEON = 1 << 5,
+    MXN_CPU_DOTPROD = 1 << 6,
 };
 
 /* Features that the CPU has AND the operating system saves on a context switch. */
 uint32_t mxn_cpu_features(void);
 
-#define MXN_BACKEND(isa) extern const mxn_backend mxn_backend_##isa;
+#define MXN_BACKEND(name, float32_isa, int8_isa)                \
+    extern const mxn_float32_kernels mxn_float32_##float32_isa; \
+    extern const mxn_int8_kernels mxn_int8_##int8_isa;
 #include "backends.def"
 #undef MXN_BACKEND
 

@@ -138,7 +138,7 @@ static void convert_row(const mxn_backend *backend, const mxn_image *image, cons
     const int length = l->x.end - l->x.begin;
     const int before = clamp(begin - l->x.begin, 0, length - 1), count = end - begin;
     const uint8_t *start = pixels->data + y * image->row_stride + begin * image->column_stride;
-    backend->gray_row(start, image->column_stride, pixels->offset, pixels->luma, count, l->gray + before);
+    backend->float32->gray_row(start, image->column_stride, pixels->offset, pixels->luma, count, l->gray + before);
     for (int i = 0; i < before; i++) l->gray[i] = l->gray[before];
     for (int i = before + count; i < length; i++) l->gray[i] = l->gray[before + count - 1];
 }
@@ -165,14 +165,14 @@ mxn_status mxn_crop_gray(const mxn_backend *backend, const mxn_image *image, mxn
             float *row = l.rows + l.pitch * (size_t)(o % l.y.open);
             const int tap = s - l.y.first[o];
             if (tap == 0) memset(row, 0, l.pitch * sizeof *row);
-            backend->accumulate_row(l.gray, l.y.weight[(size_t)o * l.y.taps + tap], length, row);
+            backend->float32->accumulate_row(l.gray, l.y.weight[(size_t)o * l.y.taps + tap], length, row);
         }
         for (; next < size && l.y.last[next] == s + 1; next++) {
             const float *row = l.rows + l.pitch * (size_t)(next % l.y.open);
             const int lane = next % MXN_CROP_ROWS;
             for (int x = 0; x < length; x++) l.block[x * MXN_CROP_ROWS + lane] = row[x];
             if (lane == MXN_CROP_ROWS - 1 || next == size - 1)
-                backend->resample_block(l.block, l.x.first, l.x.last, l.x.weight, l.x.taps, size, lane + 1,
+                backend->float32->resample_block(l.block, l.x.first, l.x.last, l.x.weight, l.x.taps, size, lane + 1,
                                         out + (size_t)(next - lane) * size);
         }
     }

@@ -4,16 +4,23 @@
 
 #include "backend.h"
 
+/* Every array is inside the model's one allocation, aligned to MXN_ALIGNMENT; layouts as the backend's kernels want them. */
 struct mxn_model {
     mxn_config config;
     const mxn_backend *backend;
+    mxn_precision precision;
     mxn_algorithm algorithm;
-    mxn_conv_kernel conv1, conv2;
     int flat;           /* inputs of fc1 */
     int hidden_blocks;  /* of 16 outputs */
     int classes_blocks; /* of 16 outputs */
-    /* All inside one allocation, aligned to MXN_ALIGNMENT; layouts as mxn_backend's kernels want them. */
-    float *conv1_weight, *conv1_bias, *conv2_weight, *conv2_bias, *fc1_weight, *fc1_bias, *fc2_weight, *fc2_bias;
+    /* float32 only */
+    mxn_conv_kernel conv1, conv2;
+    float *conv1_weight, *conv1_bias, *conv2_weight, *conv2_bias, *fc1_weight, *fc1_bias;
+    /* int8 only */
+    mxn_int8_conv_kernel int8_conv1, int8_conv2;
+    mxn_int8_layer int8_layer1, int8_layer2, int8_layer3; /* conv1, conv2, fc1 */
+    /* both */
+    float *fc2_weight, *fc2_bias;
 };
 
 /* Weights for the Toom-Cook kernels: layouts in transform.c. */

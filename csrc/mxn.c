@@ -9,7 +9,7 @@
 
 #include "model.h"
 
-/* The paddings of image and map are zeroed once, in mxn_workspace_init; the kernels write the insides only. */
+/* The paddings of images and maps are zeroed once, in mxn_workspace_init; the kernels write the insides only. */
 struct mxn_workspace {
     alignas(MXN_ALIGNMENT) float image[MXN_IMAGE_ROWS * MXN_IMAGE_PITCH];
     alignas(MXN_ALIGNMENT) float map[MXN_MAP_PIXELS * MXN_MAP_PITCH];
@@ -17,6 +17,10 @@ struct mxn_workspace {
     alignas(MXN_ALIGNMENT) float flat[MXN_FLAT_MAX];
     alignas(MXN_ALIGNMENT) float hidden[MXN_HIDDEN_MAX];
     alignas(MXN_ALIGNMENT) float logits[MXN_CLASSES_MAX];
+    /* of an int8 model, which shares the last two above */
+    alignas(MXN_ALIGNMENT) uint8_t image_bytes[MXN_IMAGE_ROWS * MXN_IMAGE_PITCH];
+    alignas(MXN_ALIGNMENT) uint8_t map_bytes[MXN_MAP_PIXELS * MXN_MAP_PITCH];
+    alignas(MXN_ALIGNMENT) uint8_t flat_bytes[MXN_FLAT_MAX];
 };
 
 size_t mxn_workspace_bytes(void) { return sizeof(mxn_workspace); }
@@ -33,23 +37,40 @@ mxn_workspace *mxn_workspace_new(void) {
 
 void mxn_workspace_free(mxn_workspace *workspace) { free(workspace); }
 
-static void run(const mxn_model *model, mxn_workspace *workspace, float *logits) {
-    const mxn_backend *backend = model->backend;
+static void run_float32(const mxn_model *model, mxn_workspace *workspace) {
+    const mxn_float32_kernels *kernels = model->backend->float32;
     model->conv1(workspace->image, model->conv1_weight, model->conv1_bias, workspace->map, workspace->scratch);
     model->conv2(workspace->map, model->conv2_weight, model->conv2_bias, workspace->flat, workspace->scratch);
-    backend->dense(model->fc1_weight, model->fc1_bias, workspace->flat, model->flat, model->hidden_blocks, true,
+    kernels->dense(model->fc1_weight, model->fc1_bias, workspace->flat, model->flat, model->hidden_blocks, true,
                    workspace->hidden);
-    backend->dense(model->fc2_weight, model->fc2_bias, workspace->hidden, model->hidden_blocks * MXN_DENSE_BLOCK,
+    kernels->dense(model->fc2_weight, model->fc2_bias, workspace->hidden, model->hidden_blocks * MXN_DENSE_BLOCK,
                    model->classes_blocks, false, workspace->logits);
+}
+
+static void run_int8(const mxn_model *model, mxn_workspace *workspace) {
+    const mxn_int8_kernels *kernels = model->backend->int8;
+    model->int8_conv1(workspace->image_bytes, &model->int8_layer1, workspace->map_bytes);
+    model->int8_conv2(workspace->map_bytes, &model->int8_layer2, workspace->flat_bytes);
+    kernels->fc1(&model->int8_layer3, workspace->flat_bytes, model->flat, model->hidden_blocks, workspace->hidden);
+    kernels->fc2(model->fc2_weight, model->fc2_bias, workspace->hidden, model->hidden_blocks * MXN_DENSE_BLOCK,
+                 model->classes_blocks, workspace->logits);
+}
+
+/* From the loaded image to the logits. */
+static void run(const mxn_model *model, mxn_workspace *workspace, float *logits) {
+    (model->precision == MXN_PRECISION_INT8 ? run_int8 : run_float32)(model, workspace);
     memcpy(logits, workspace->logits, (size_t)model->config.classes * sizeof(float));
 }
 
 mxn_status mxn_logits_u8(const mxn_model *model, mxn_workspace *workspace, const uint8_t *faces, ptrdiff_t count,
                          float *logits) {
     if (count < 0) return MXN_ERROR_ARGUMENT;
-    for (ptrdiff_t i = 0; i < count; i++) {
-        model->backend->load_u8(faces + i * MXN_FACE_PIXELS, workspace->image);
-        run(model, workspace, logits + i * model->config.classes);
+    for (; count > 0; count--, faces += MXN_FACE_PIXELS, logits += model->config.classes) {
+        if (model->precision == MXN_PRECISION_INT8)
+            model->backend->int8->load_u8(faces, workspace->image_bytes);
+        else
+            model->backend->float32->load_u8(faces, workspace->image);
+        run(model, workspace, logits);
     }
     return MXN_OK;
 }
@@ -57,9 +78,12 @@ mxn_status mxn_logits_u8(const mxn_model *model, mxn_workspace *workspace, const
 mxn_status mxn_logits_f32(const mxn_model *model, mxn_workspace *workspace, const float *faces, ptrdiff_t count,
                           float *logits) {
     if (count < 0) return MXN_ERROR_ARGUMENT;
-    for (ptrdiff_t i = 0; i < count; i++) {
-        if (!model->backend->load_f32(faces + i * MXN_FACE_PIXELS, workspace->image)) return MXN_ERROR_NOT_FINITE;
-        run(model, workspace, logits + i * model->config.classes);
+    for (; count > 0; count--, faces += MXN_FACE_PIXELS, logits += model->config.classes) {
+        const bool finite = model->precision == MXN_PRECISION_INT8
+                                ? model->backend->int8->load_f32(faces, workspace->image_bytes)
+                                : model->backend->float32->load_f32(faces, workspace->image);
+        if (!finite) return MXN_ERROR_NOT_FINITE;
+        run(model, workspace, logits);
     }
     return MXN_OK;
 }

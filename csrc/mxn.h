@@ -1,7 +1,7 @@
 /* The public C API of mxn-edge: facial expression logits from face images on a plain CPU.
  *
  *     mxn_backend_resolve(NULL, &backend);
- *     mxn_model_new(&model, &config, &weights, backend, MXN_ALGORITHM_FASTEST);
+ *     mxn_model_new(&model, &config, &weights, backend, MXN_PRECISION_FLOAT32, MXN_ALGORITHM_FASTEST);
  *     mxn_workspace *workspace = mxn_workspace_new();
  *     mxn_crop_gray(backend, &image, box, MXN_FACE_SIZE, face, scratch, scratch_bytes);
  *     mxn_logits_u8(model, workspace, face, 1, logits);
@@ -13,6 +13,7 @@
 #ifndef MXN_H
 #define MXN_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -38,7 +39,9 @@ typedef struct mxn_backend mxn_backend;
 
 /* The i-th backend that this build and this CPU support, fastest first; NULL past the last. */
 const mxn_backend *mxn_backend_available(int i);
-const char *mxn_backend_name(const mxn_backend *backend); /* "scalar", "sse2", "avx2", "avx512", "neon" */
+const char *mxn_backend_name(const mxn_backend *backend); /* the names in backends.def */
+/* Whether int8 is faster than float32 on it: where the instruction set has dot products of bytes. */
+bool mxn_backend_prefers_int8(const mxn_backend *backend);
 
 /* The backend of an instruction set. NULL or "" means the environment variable MXN_EDGE_ISA, and the fastest available
  * where that is unset or empty. MXN_ERROR_ISA when it is not available; there is no fallback. */
@@ -54,11 +57,22 @@ typedef enum mxn_topology {
     MXN_TOPOLOGY_P12, /* max-pool after both; with 48 hidden units this is MicroExpNet */
 } mxn_topology;
 
-/* How the convolutions that a max-pool follows are computed; the others are always direct. Results differ by rounding. */
+/* In what numbers the network is computed. */
+typedef enum mxn_precision {
+    MXN_PRECISION_FLOAT32,
+    /* Bytes times 8-bit weights, 32-bit sums; the last layer in float32. Each output of conv1, conv2 and fc1 has a scale
+     * s = max |w| / 127 and whole weights rint(w / s), which loses nothing when the weights were made so; activations are
+     * rounded and clamped to 0..255, so weights must be scaled for that: see docs/design.md. float32 faces are rounded,
+     * halves to even, and clamped alike. Logits are the same bits on every instruction set. */
+    MXN_PRECISION_INT8,
+} mxn_precision;
+
+/* How the float32 convolutions that a max-pool follows are computed; all others are direct. Results differ by rounding. */
 typedef enum mxn_algorithm {
     MXN_ALGORITHM_FASTEST,   /* for each layer, what is fastest on the backend */
     MXN_ALGORITHM_DIRECT,    /* multiplications as in the definition */
-    MXN_ALGORITHM_TOOM_COOK, /* fewer multiplications, see toom_cook.h; not for MXN_TOPOLOGY_V, which has no max-pool */
+    MXN_ALGORITHM_TOOM_COOK, /* fewer multiplications, see toom_cook.h; not for MXN_TOPOLOGY_V, which has no max-pool, and
+                              * not for int8 */
 } mxn_algorithm;
 
 typedef struct mxn_config {
@@ -88,12 +102,14 @@ int mxn_flat_width(mxn_topology topology);
 
 /* Packs a copy of the weights for one backend. */
 mxn_status mxn_model_new(mxn_model **model, const mxn_config *config, const mxn_weights *weights,
-                         const mxn_backend *backend, mxn_algorithm algorithm);
+                         const mxn_backend *backend, mxn_precision precision, mxn_algorithm algorithm);
+const mxn_backend *mxn_model_backend(const mxn_model *model);
+mxn_precision mxn_model_precision(const mxn_model *model);
 /* MXN_ALGORITHM_TOOM_COOK when at least one layer is computed so, else MXN_ALGORITHM_DIRECT. */
 mxn_algorithm mxn_model_algorithm(const mxn_model *model);
 void mxn_model_free(mxn_model *model); /* NULL is fine */
 
-/* Memory for one call at a time, about 180 KB; serves every model. Either from the heap, or laid out in memory of the
+/* Memory for one call at a time, about 200 KB; serves every model. Either from the heap, or laid out in memory of the
  * caller's (mxn_workspace_bytes() bytes, aligned to MXN_ALIGNMENT; returns NULL when it is not aligned). */
 mxn_workspace *mxn_workspace_new(void); /* NULL when out of memory */
 void mxn_workspace_free(mxn_workspace *workspace);
@@ -111,6 +127,9 @@ mxn_status mxn_logits_f32(const mxn_model *model, mxn_workspace *workspace, cons
 /* The yardstick of every test: the same logits of one face by plain loops in double precision, unfused. */
 mxn_status mxn_reference_logits(const mxn_config *config, const mxn_weights *weights, const float *face,
                                 double *logits);
+/* The same for MXN_PRECISION_INT8, by plain loops over 32-bit integers: the very bits that every backend gives. */
+mxn_status mxn_reference_logits_int8(const mxn_config *config, const mxn_weights *weights, const uint8_t *face,
+                                     float *logits);
 
 /* ---- Preprocessing --------------------------------------------------------------------------------------------- */
 

@@ -1,4 +1,5 @@
 /* Weights as users have them -> the aligned layout that the kernels read. Calls transform.c only. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,78 +20,148 @@ static void pack_dense(float *dst, const float *src, int inputs, int padded_inpu
                 src[(size_t)i * outputs + o];
 }
 
+/* The next `bytes` of `memory`, which start aligned; NULL when memory is NULL. */
+static void *take(char *memory, size_t *used, size_t bytes) {
+    void *part = memory ? memory + *used : NULL;
+    *used += (bytes + MXN_ALIGNMENT - 1) / MXN_ALIGNMENT * MXN_ALIGNMENT;
+    return part;
+}
+
+static float *take_floats(char *memory, size_t *used, size_t count) { return take(memory, used, count * sizeof(float)); }
+
+static void take_layer(char *memory, size_t *used, const mxn_model *model, int inputs, size_t outputs, mxn_int8_layer *layer) {
+    layer->weight = take(memory, used, (size_t)inputs * outputs * (size_t)model->backend->int8->weight_bytes);
+    layer->start = take(memory, used, outputs * sizeof(int32_t));
+    layer->scale = take_floats(memory, used, outputs);
+    layer->bias = take_floats(memory, used, outputs);
+}
+
+/* Points the model's arrays into `memory`, behind the model itself; returns how many bytes are needed. */
+static size_t lay_out(mxn_model *model, char *memory) {
+    const size_t flat = (size_t)model->flat, hidden = (size_t)model->hidden_blocks * MXN_DENSE_BLOCK;
+    const size_t classes = (size_t)model->classes_blocks * MXN_DENSE_BLOCK;
+    size_t used = 0;
+    take(memory, &used, sizeof *model);
+    if (model->precision == MXN_PRECISION_INT8) {
+        take_layer(memory, &used, model, MXN_CONV1_TAPS, MXN_CONV1_CHANNELS, &model->int8_layer1);
+        take_layer(memory, &used, model, MXN_CONV2_TAPS, MXN_CONV2_CHANNELS, &model->int8_layer2);
+        take_layer(memory, &used, model, model->flat, hidden, &model->int8_layer3);
+    } else {
+        const bool toom_cook1 = model->conv1 == model->backend->float32->conv1_toom_cook;
+        const bool toom_cook2 = model->conv2 == model->backend->float32->conv2_toom_cook;
+        model->conv1_weight = take_floats(memory, &used, toom_cook1 ? MXN_CONV1_TOOM_COOK_WEIGHTS : MXN_CONV1_WEIGHTS);
+        model->conv1_bias = take_floats(memory, &used, MXN_CONV1_CHANNELS);
+        model->conv2_weight = take_floats(memory, &used, toom_cook2 ? MXN_CONV2_TOOM_COOK_WEIGHTS : MXN_CONV2_WEIGHTS);
+        model->conv2_bias = take_floats(memory, &used, MXN_CONV2_CHANNELS);
+        model->fc1_weight = take_floats(memory, &used, flat * hidden);
+        model->fc1_bias = take_floats(memory, &used, hidden);
+    }
+    model->fc2_weight = take_floats(memory, &used, hidden * classes);
+    model->fc2_bias = take_floats(memory, &used, classes);
+    return used;
+}
+
+static void fill_float32(mxn_model *model, const mxn_weights *weights) {
+    const mxn_float32_kernels *kernels = model->backend->float32;
+    if (model->conv1 == kernels->conv1_toom_cook)
+        mxn_transform_conv1(weights->conv1_weight, model->conv1_weight);
+    else
+        memcpy(model->conv1_weight, weights->conv1_weight, MXN_CONV1_WEIGHTS * sizeof(float));
+    memcpy(model->conv1_bias, weights->conv1_bias, MXN_CONV1_CHANNELS * sizeof(float));
+    if (model->conv2 == kernels->conv2_toom_cook)
+        mxn_transform_conv2(weights->conv2_weight, model->conv2_weight);
+    else
+        memcpy(model->conv2_weight, weights->conv2_weight, MXN_CONV2_WEIGHTS * sizeof(float));
+    memcpy(model->conv2_bias, weights->conv2_bias, MXN_CONV2_CHANNELS * sizeof(float));
+    pack_dense(model->fc1_weight, weights->fc1_weight, model->flat, model->flat, model->config.hidden);
+    memcpy(model->fc1_bias, weights->fc1_bias, (size_t)model->config.hidden * sizeof(float));
+}
+
+/* weight: in-out. Each output has the scale with which its largest weight becomes ±127; one without weights gets 1. q: as
+ * many bytes as there are weights, used here only. */
+static void fill_layer(mxn_int8_layer *layer, const mxn_int8_kernels *kernels, const float *weight, const float *bias,
+                       int inputs, int outputs, int8_t *q) {
+    for (int o = 0; o < outputs; o++) {
+        float largest = 0;
+        for (int i = 0; i < inputs; i++) largest = fmaxf(largest, fabsf(weight[(size_t)i * outputs + o]));
+        const float scale = largest / MXN_INT8_MAX > 0 ? largest / MXN_INT8_MAX : 1;
+        int32_t sum = 0;
+        for (int i = 0; i < inputs; i++) {
+            const size_t place = (size_t)i * outputs + o;
+            /* Only weights that are too small for their scale (denormal) or not finite are ever clamped. */
+            q[place] = (int8_t)fmaxf(fminf(rintf(weight[place] / scale), MXN_INT8_MAX), -MXN_INT8_MAX);
+            sum += q[place];
+        }
+        layer->start[o] = kernels->byte_offset * sum;
+        layer->scale[o] = scale;
+        layer->bias[o] = bias[o];
+    }
+    kernels->pack(q, inputs, outputs, layer->weight);
+}
+
+static mxn_status fill_int8(mxn_model *model, const mxn_weights *weights) {
+    const mxn_int8_kernels *kernels = model->backend->int8;
+    const size_t fc1 = (size_t)model->flat * (size_t)model->config.hidden;
+    int8_t *q = malloc(fc1 > MXN_CONV2_WEIGHTS ? fc1 : MXN_CONV2_WEIGHTS);
+    if (!q) return MXN_ERROR_MEMORY;
+    fill_layer(&model->int8_layer1, kernels, weights->conv1_weight, weights->conv1_bias, MXN_CONV1_TAPS, MXN_CONV1_CHANNELS, q);
+    fill_layer(&model->int8_layer2, kernels, weights->conv2_weight, weights->conv2_bias, MXN_CONV2_TAPS, MXN_CONV2_CHANNELS, q);
+    fill_layer(&model->int8_layer3, kernels, weights->fc1_weight, weights->fc1_bias, model->flat, model->config.hidden, q);
+    free(q);
+    return MXN_OK;
+}
+
 mxn_status mxn_model_new(mxn_model **out, const mxn_config *config, const mxn_weights *weights,
-                         const mxn_backend *backend, mxn_algorithm algorithm) {
-    if (!mxn_config_valid(config) || algorithm < MXN_ALGORITHM_FASTEST || algorithm > MXN_ALGORITHM_TOOM_COOK)
+                         const mxn_backend *backend, mxn_precision precision, mxn_algorithm algorithm) {
+    if (!mxn_config_valid(config) || precision < MXN_PRECISION_FLOAT32 || precision > MXN_PRECISION_INT8 ||
+        algorithm < MXN_ALGORITHM_FASTEST || algorithm > MXN_ALGORITHM_TOOM_COOK)
         return MXN_ERROR_ARGUMENT;
     const bool pool1 = mxn_pools_after_conv1(config->topology), pool2 = mxn_pools_after_conv2(config->topology);
-    if (algorithm == MXN_ALGORITHM_TOOM_COOK && !pool1 && !pool2) return MXN_ERROR_ARGUMENT;
-    const bool fastest = algorithm == MXN_ALGORITHM_FASTEST, forced = algorithm == MXN_ALGORITHM_TOOM_COOK;
-    const bool toom_cook1 = pool1 && (fastest ? backend->conv1_prefers_toom_cook : forced);
-    const bool toom_cook2 = pool2 && (fastest ? backend->conv2_prefers_toom_cook : forced);
-
-    const int flat = mxn_flat_width(config->topology);
-    const int hidden_blocks = blocks(config->hidden), classes_blocks = blocks(config->classes);
-    const size_t hidden = (size_t)hidden_blocks * MXN_DENSE_BLOCK, classes = (size_t)classes_blocks * MXN_DENSE_BLOCK;
+    const bool int8 = precision == MXN_PRECISION_INT8;
+    if (algorithm == MXN_ALGORITHM_TOOM_COOK && (int8 || (!pool1 && !pool2))) return MXN_ERROR_ARGUMENT;
+    const mxn_float32_kernels *float32 = backend->float32;
+    const bool fastest = algorithm == MXN_ALGORITHM_FASTEST && !int8, forced = algorithm == MXN_ALGORITHM_TOOM_COOK;
+    const bool toom_cook1 = pool1 && (fastest ? float32->conv1_prefers_toom_cook : forced);
+    const bool toom_cook2 = pool2 && (fastest ? float32->conv2_prefers_toom_cook : forced);
 
     mxn_model header = {
         .config = *config,
         .backend = backend,
+        .precision = precision,
         .algorithm = toom_cook1 || toom_cook2 ? MXN_ALGORITHM_TOOM_COOK : MXN_ALGORITHM_DIRECT,
-        .conv1 = toom_cook1 ? backend->conv1_toom_cook : backend->conv1[pool1],
-        .conv2 = toom_cook2 ? backend->conv2_toom_cook : backend->conv2[pool2],
-        .flat = flat,
-        .hidden_blocks = hidden_blocks,
-        .classes_blocks = classes_blocks,
+        .flat = mxn_flat_width(config->topology),
+        .hidden_blocks = blocks(config->hidden),
+        .classes_blocks = blocks(config->classes),
     };
-    /* Every count is a multiple of 16 floats, so that each part starts aligned. */
-    struct {
-        float **part;
-        size_t count;
-    } parts[] = {
-        {&header.conv1_weight, toom_cook1 ? MXN_CONV1_TOOM_COOK_WEIGHTS : MXN_CONV1_WEIGHTS},
-        {&header.conv1_bias, MXN_CONV1_CHANNELS},
-        {&header.conv2_weight, toom_cook2 ? MXN_CONV2_TOOM_COOK_WEIGHTS : MXN_CONV2_WEIGHTS},
-        {&header.conv2_bias, MXN_CONV2_CHANNELS},
-        {&header.fc1_weight, flat * hidden},
-        {&header.fc1_bias, hidden},
-        {&header.fc2_weight, hidden * classes},
-        {&header.fc2_bias, classes},
-    };
-    enum { PARTS = sizeof parts / sizeof *parts };
-    const size_t header_bytes = (sizeof header + MXN_ALIGNMENT - 1) / MXN_ALIGNMENT * MXN_ALIGNMENT;
-    size_t bytes = header_bytes;
-    for (int i = 0; i < PARTS; i++) bytes += parts[i].count * sizeof(float);
-
-    char *memory = aligned_alloc(MXN_ALIGNMENT, bytes);
-    if (!memory) return MXN_ERROR_MEMORY;
-    memset(memory, 0, bytes);
-    float *next = (float *)(memory + header_bytes);
-    for (int i = 0; i < PARTS; i++) {
-        *parts[i].part = next;
-        next += parts[i].count;
+    if (int8) {
+        header.int8_conv1 = backend->int8->conv1[pool1];
+        header.int8_conv2 = backend->int8->conv2[pool2];
+    } else {
+        header.conv1 = toom_cook1 ? float32->conv1_toom_cook : float32->conv1[pool1];
+        header.conv2 = toom_cook2 ? float32->conv2_toom_cook : float32->conv2[pool2];
     }
 
-    if (toom_cook1)
-        mxn_transform_conv1(weights->conv1_weight, header.conv1_weight);
-    else
-        memcpy(header.conv1_weight, weights->conv1_weight, MXN_CONV1_WEIGHTS * sizeof(float));
-    memcpy(header.conv1_bias, weights->conv1_bias, MXN_CONV1_CHANNELS * sizeof(float));
-    if (toom_cook2)
-        mxn_transform_conv2(weights->conv2_weight, header.conv2_weight);
-    else
-        memcpy(header.conv2_weight, weights->conv2_weight, MXN_CONV2_WEIGHTS * sizeof(float));
-    memcpy(header.conv2_bias, weights->conv2_bias, MXN_CONV2_CHANNELS * sizeof(float));
-    pack_dense(header.fc1_weight, weights->fc1_weight, flat, flat, config->hidden);
-    memcpy(header.fc1_bias, weights->fc1_bias, (size_t)config->hidden * sizeof(float));
-    pack_dense(header.fc2_weight, weights->fc2_weight, config->hidden, (int)hidden, config->classes);
-    memcpy(header.fc2_bias, weights->fc2_bias, (size_t)config->classes * sizeof(float));
-
-    mxn_model *model = (mxn_model *)memory;
+    const size_t bytes = lay_out(&header, NULL);
+    mxn_model *model = aligned_alloc(MXN_ALIGNMENT, bytes);
+    if (!model) return MXN_ERROR_MEMORY;
+    memset(model, 0, bytes);
     *model = header;
+    lay_out(model, (char *)model);
+    if (!int8) {
+        fill_float32(model, weights);
+    } else if (fill_int8(model, weights) != MXN_OK) {
+        free(model);
+        return MXN_ERROR_MEMORY;
+    }
+    pack_dense(model->fc2_weight, weights->fc2_weight, config->hidden, model->hidden_blocks * MXN_DENSE_BLOCK, config->classes);
+    memcpy(model->fc2_bias, weights->fc2_bias, (size_t)config->classes * sizeof(float));
     *out = model;
     return MXN_OK;
 }
+
+const mxn_backend *mxn_model_backend(const mxn_model *model) { return model->backend; }
+
+mxn_precision mxn_model_precision(const mxn_model *model) { return model->precision; }
 
 mxn_algorithm mxn_model_algorithm(const mxn_model *model) { return model->algorithm; }
 

@@ -72,6 +72,10 @@ enum {
     MXN_SCRATCH = 22400,
 };
 
+/* Of an int8 model: weights are -127..127, so that a weight and its negative are both there. */
+#define MXN_INT8_MAX 127
+#define MXN_BYTE_MAX 255
+
 #define MXN_ALIGNMENT 64 /* bytes; of every buffer that a kernel loads with aligned loads */
 
 #ifndef __cplusplus
@@ -87,6 +91,11 @@ _Static_assert(MXN_CONV1_STRIPS * MXN_CONV1_STRIP == MXN_CONV1_POOLED_OUTPUT && 
                "strips cover the output and cut no window");
 _Static_assert(MXN_CONV2_TILES * MXN_CONV2_TILE - 1 == MXN_CONV2_OUTPUT && MXN_CONV2_TILE % 2 == 0,
                "tiles of 4, 4 and 3 cover the output and cut no window");
+_Static_assert(MXN_CONV1_TAPS % 8 == 0 && MXN_CONV1_KERNEL % 4 == 0 && MXN_CONV1_CHANNELS % 4 == 0 &&
+                   MXN_FLAT_POOLED % 32 == 0 && MXN_FLAT_PLAIN % 32 == 0,
+               "int8 layers have whole turns of quads of inputs");
+_Static_assert(MXN_FLAT_MAX < 0x7FFFFFFF / (2 * MXN_BYTE_MAX * MXN_INT8_MAX) && MXN_CONV2_TAPS <= MXN_FLAT_MAX,
+               "int8 sums, their starts and all parts of them fit 32 bits");
 _Static_assert(MXN_IMAGE_PITCH >= MXN_IMAGE_ROWS && MXN_IMAGE_PITCH * 4 % MXN_ALIGNMENT == 0, "image rows are aligned");
 _Static_assert(MXN_HIDDEN_MAX % MXN_DENSE_BLOCK == 0 && MXN_CLASSES_MAX % MXN_DENSE_BLOCK == 0, "whole blocks");
 #endif

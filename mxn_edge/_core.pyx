@@ -1,5 +1,5 @@
 # cython: language_level=3, binding=False, embedsignature=False
-"""The one door to C: buffers, errors, the GIL. No arithmetic, no policy; imports nothing.
+"""The one door to C: buffers, errors, the GIL. No arithmetic, no policy; imports numpy, to make arrays for results.
 
 Callers (student.py, preprocess.py) hand in arrays whose meaning they have checked; what could corrupt memory is checked
 again here.
@@ -13,9 +13,17 @@ from cpython.buffer cimport (
     PyBuffer_Release,
     PyObject_GetBuffer,
 )
+from cpython.exc cimport PyErr_Clear
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport free
 
+
+from numpy import empty, float32
+
+
+cdef extern from "Python.h":
+    # Without Cython's raising: failure is an answer here.
+    int try_buffer "PyObject_GetBuffer"(object exporter, Py_buffer *view, int flags)
 
 cdef extern from * nogil:
     """
@@ -45,6 +53,7 @@ cdef extern from "mxn.h" nogil:
         pass
     const mxn_backend *mxn_backend_available(int i)
     const char *mxn_backend_name(const mxn_backend *backend)
+    bint mxn_backend_prefers_int8(const mxn_backend *backend)
     mxn_status mxn_backend_resolve(const char *isa, const mxn_backend **backend)
 
     ctypedef enum mxn_topology:
@@ -52,6 +61,10 @@ cdef extern from "mxn.h" nogil:
         MXN_TOPOLOGY_P1
         MXN_TOPOLOGY_P2
         MXN_TOPOLOGY_P12
+
+    ctypedef enum mxn_precision:
+        MXN_PRECISION_FLOAT32
+        MXN_PRECISION_INT8
 
     ctypedef enum mxn_algorithm:
         MXN_ALGORITHM_FASTEST
@@ -81,8 +94,10 @@ cdef extern from "mxn.h" nogil:
     int mxn_flat_width(mxn_topology topology)
     mxn_status mxn_model_new(
         mxn_model **model, const mxn_config *config, const mxn_weights *weights, const mxn_backend *backend,
-        mxn_algorithm algorithm
+        mxn_precision precision, mxn_algorithm algorithm
     )
+    const mxn_backend *mxn_model_backend(const mxn_model *model)
+    mxn_precision mxn_model_precision(const mxn_model *model)
     mxn_algorithm mxn_model_algorithm(const mxn_model *model)
     void mxn_model_free(mxn_model *model)
     mxn_workspace *mxn_workspace_new()
@@ -95,6 +110,9 @@ cdef extern from "mxn.h" nogil:
     )
     mxn_status mxn_reference_logits(
         const mxn_config *config, const mxn_weights *weights, const float *face, double *logits
+    )
+    mxn_status mxn_reference_logits_int8(
+        const mxn_config *config, const mxn_weights *weights, const uint8_t *face, float *logits
     )
 
     ctypedef enum mxn_color:
@@ -137,6 +155,11 @@ cdef dict TOPOLOGIES = {
     "microexpnet-p12": MXN_TOPOLOGY_P12,
 }
 
+cdef dict PRECISIONS = {
+    "float32": MXN_PRECISION_FLOAT32,
+    "int8": MXN_PRECISION_INT8,
+}
+
 cdef dict ALGORITHMS = {
     None: MXN_ALGORITHM_FASTEST,
     "direct": MXN_ALGORITHM_DIRECT,
@@ -177,6 +200,11 @@ cdef const mxn_backend *resolve(isa) except NULL:
 
 def resolve_isa(isa=None):
     return mxn_backend_name(resolve(isa)).decode()
+
+
+def prefers_int8(isa=None):
+    """Whether int8 is faster than float32 on an instruction set."""
+    return bool(mxn_backend_prefers_int8(resolve(isa)))
 
 
 cdef class _Tensors:
@@ -224,27 +252,34 @@ cdef class Network:
     cdef mxn_model *model
     cdef mxn_pool workspaces
     cdef readonly str isa
+    cdef readonly str precision
     cdef readonly str algorithm
     cdef readonly int classes
 
-    def __cinit__(self, str architecture, tensors, isa=None, algorithm=None):
-        """algorithm: "direct", "toom-cook", or None for the fastest; the attribute says which was chosen."""
+    def __cinit__(self, str architecture, tensors, isa=None, precision="float32", algorithm=None):
+        """precision: "float32" or "int8". algorithm: "direct", "toom-cook", or None for the fastest; the attribute says
+        which was chosen."""
         cdef const mxn_backend *backend = resolve(isa)
         cdef _Tensors held = _Tensors(architecture, tensors)
         cdef mxn_status status
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision {precision!r} is unknown; expected one of {tuple(PRECISIONS)}")
         if algorithm not in ALGORITHMS:
             raise ValueError(f"algorithm {algorithm!r} is unknown; expected one of {tuple(ALGORITHMS)}")
         status = mxn_model_new(
-            &self.model, &held.config, &held.weights, backend, <mxn_algorithm><int>ALGORITHMS[algorithm]
+            &self.model, &held.config, &held.weights, backend, <mxn_precision><int>PRECISIONS[precision],
+            <mxn_algorithm><int>ALGORITHMS[algorithm]
         )
         if status == MXN_ERROR_MEMORY:
             raise MemoryError
         if status != MXN_OK:
             raise ValueError(
                 f"unsupported: {held.config.hidden} hidden units, {held.config.classes} classes, "
-                f"algorithm {algorithm!r} for {architecture}"
+                f"algorithm {algorithm!r} for {architecture} in {precision}"
             )
-        self.isa = mxn_backend_name(backend).decode()
+        # Of the model, not of what was asked for.
+        self.isa = mxn_backend_name(mxn_model_backend(self.model)).decode()
+        self.precision = "int8" if mxn_model_precision(self.model) == MXN_PRECISION_INT8 else "float32"
         self.algorithm = "toom-cook" if mxn_model_algorithm(self.model) == MXN_ALGORITHM_TOOM_COOK else "direct"
         self.classes = held.config.classes
 
@@ -254,6 +289,51 @@ cdef class Network:
             mxn_workspace_free(<mxn_workspace *>workspace)
             workspace = mxn_pool_take(&self.workspaces)
         mxn_model_free(self.model)
+
+    def try_logits(self, faces, out):
+        """Logits of what needs neither conversion nor an explanation of what is wrong with it; None for anything else.
+
+        faces: C-contiguous uint8 or native float32, 84 × 84 or n × 84 × 84; out: writable C-contiguous float32, classes
+        or n × classes, or None for a new array. Returns out. Raises for NaN or infinity only.
+        """
+        cdef Py_buffer source, target
+        cdef bint fits
+        cdef int last
+        if try_buffer(faces, &source, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) < 0:
+            PyErr_Clear()
+            return None
+        try:
+            last = source.ndim - 1
+            fits = (
+                1 <= last <= 2
+                and source.shape[last] == FACE_SIZE
+                and source.shape[last - 1] == FACE_SIZE
+                and (source.format[0] == b"B" or source.format[0] == b"f")
+                and source.format[1] == 0
+            )
+            if not fits:
+                return None
+            if out is None:
+                out = empty(self.classes, float32) if last == 1 else empty((source.shape[0], self.classes), float32)
+            if try_buffer(out, &target, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE) < 0:
+                PyErr_Clear()
+                return None
+            try:
+                fits = (
+                    target.ndim == last
+                    and target.shape[last - 1] == self.classes
+                    and (last == 1 or target.shape[0] == source.shape[0])
+                    and target.format[0] == b"f"
+                    and target.format[1] == 0
+                )
+                if not fits:
+                    return None
+                self.run(&source, &target)
+                return out
+            finally:
+                PyBuffer_Release(&target)
+        finally:
+            PyBuffer_Release(&source)
 
     def logits(self, faces, out):
         """faces: C-contiguous uint8 or float32, n × 84 × 84; out: writable C-contiguous float32, n × classes."""
@@ -319,6 +399,31 @@ def reference_logits(str architecture, tensors, face, out):
             with nogil:
                 status = mxn_reference_logits(
                     &held.config, &held.weights, <const float *>source.buf, <double *>target.buf
+                )
+            if status == MXN_ERROR_MEMORY:
+                raise MemoryError
+        finally:
+            PyBuffer_Release(&target)
+    finally:
+        PyBuffer_Release(&source)
+
+
+def reference_logits_int8(str architecture, tensors, face, out):
+    """The yardstick of int8, bit for bit. face: uint8 84 × 84; out: writable float32, classes values."""
+    cdef _Tensors held = _Tensors(architecture, tensors)
+    cdef Py_buffer source, target
+    cdef mxn_status status
+    PyObject_GetBuffer(face, &source, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+    try:
+        PyObject_GetBuffer(out, &target, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
+        try:
+            if source.format[0] != b"B" or source.len != FACE_PIXELS:
+                raise ValueError("face must be uint8 84 × 84")
+            if target.format[0] != b"f" or target.len != held.config.classes * 4:
+                raise ValueError(f"out must be float32 with {held.config.classes} values")
+            with nogil:
+                status = mxn_reference_logits_int8(
+                    &held.config, &held.weights, <const uint8_t *>source.buf, <float *>target.buf
                 )
             if status == MXN_ERROR_MEMORY:
                 raise MemoryError

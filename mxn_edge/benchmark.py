@@ -61,10 +61,11 @@ def _time_calls(call: Callable[[], object], seconds: float, least: int) -> list[
 def benchmark_student(student: Student, *, seconds: float = 1.0) -> list[Latency]:
     """Logits of 1, 8 and 64 faces of noise per call."""
     faces = np.random.default_rng(0).integers(0, 256, (64, INPUT_SIZE, INPUT_SIZE), np.uint8)
-    return [
-        measure(f"student, batch {len(batch)}", partial(student.logits, batch), items=len(batch), seconds=seconds)
-        for batch in (faces[:1], faces[:8], faces)
-    ]
+    results = []
+    for batch in (faces[:1], faces[:8], faces):
+        name = f"student {student.info.precision}, batch {len(batch)}"
+        results.append(measure(name, partial(student.logits, batch), items=len(batch), seconds=seconds))
+    return results
 
 
 def benchmark_predict(recognizer: Recognizer, frame: NDArray[np.uint8], *, seconds: float = 1.0) -> Latency:

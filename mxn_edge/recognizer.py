@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mxn_edge.detector import Detector, HaarDetector, YuNetDetector
 from mxn_edge.preprocess import Frame, Preprocessor, check_frame, empty_faces
-from mxn_edge.student import Student, softmax
+from mxn_edge.student import Precision, Student, softmax
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,12 +59,13 @@ class Recognizer:
         detector: None for OpenCV's Haar cascade, the path of a YuNet ONNX file, or any object with a `detect` method
             like `HaarDetector`'s. The Haar cascade is loaded by the first `predict`, so that `predict_faces` works
             without OpenCV.
+        precision: "auto", "float32" or "int8" for a model that is loaded here, see `Student`, which keeps its own.
         isa: instruction set for a model that is loaded here, one of `mxn_edge.available_isas()`; default:
             `mxn_edge.active_isa()`. A `Student` keeps its own.
 
     Raises:
         OSError, WeightFileError: the weight file cannot be opened, or is not valid.
-        ValueError: the instruction set is not available.
+        ValueError: the instruction set is not available, or the precision not with these weights.
         DetectorUnavailableError: the detector cannot be had; raised by the first `predict` for the default one.
     """
 
@@ -73,9 +74,10 @@ class Recognizer:
         model: Student | str | os.PathLike[str] | None = None,
         detector: Detector | str | os.PathLike[str] | None = None,
         *,
+        precision: Precision = "auto",
         isa: str | None = None,
     ) -> None:
-        self.student = model if isinstance(model, Student) else Student.load(model, isa=isa)
+        self.student = model if isinstance(model, Student) else Student.load(model, precision=precision, isa=isa)
         self._preprocessor = Preprocessor(self.student.info.preprocessing, isa=self.student.info.isa)
         self._detector = YuNetDetector(detector) if isinstance(detector, str | os.PathLike) else detector
 

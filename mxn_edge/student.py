@@ -8,14 +8,17 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mxn_edge import _core
-from mxn_edge.weights import INPUT_SIZE, Weights, read_weights
+from mxn_edge.weights import INPUT_SIZE, QUANTISED_LAYERS, Weights, read_weights
 
 _DTYPES = (np.dtype(np.uint8), np.dtype(np.float32))
+#: What to compute in; "auto" is int8 where the weights are quantised and the CPU is faster with them.
+Precision = Literal["auto", "float32", "int8"]
 DEFAULT_MODEL = Path(__file__).parent / "models" / "default.safetensors"
 
 
@@ -35,11 +38,12 @@ class StudentInfo:
         architecture: "microexpnet-p12" and its sisters; see `mxn_edge.weights.ARCHITECTURES`.
         hidden: number of hidden units.
         parameters: number of trained parameters.
-        bytes: size of the parameters in memory, as float32.
+        bytes: size of the parameters in `precision`.
         preprocessing: how faces must be cropped for it.
         training: what it was trained on and how.
         source: the file that it came from, or "" for one made in memory.
         isa: the instruction set that runs it.
+        precision: "float32" or "int8", what it is computed in.
     """
 
     architecture: str
@@ -50,6 +54,7 @@ class StudentInfo:
     training: str
     source: str
     isa: str
+    precision: str
 
 
 class Student:
@@ -57,34 +62,42 @@ class Student:
 
     Args:
         weights: checked weights; most users call `Student.load` instead.
+        precision: "float32"; "int8", with weights that are quantised; or "auto", which is int8 where the weights are
+            quantised and the instruction set is faster with them. In int8, float32 faces are rounded to whole grey
+            levels (halves to even) and clamped to 0..255, and logits are the same bits on every machine.
         isa: instruction set to run on, one of `available_isas()`; default: `active_isa()`.
 
     Raises:
-        ValueError: `isa` or the environment variable MXN_EDGE_ISA names an instruction set that is not available.
+        ValueError: `isa` or the environment variable MXN_EDGE_ISA names an instruction set that is not available; the
+            precision is unknown; it is "int8" and the weights are not quantised.
     """
 
-    def __init__(self, weights: Weights, *, isa: str | None = None) -> None:
-        self._network = _core.Network(weights.architecture, weights.tensors, isa)
+    def __init__(self, weights: Weights, *, precision: Precision = "auto", isa: str | None = None) -> None:
+        chosen = _choose_precision(weights, precision, isa)
+        self._network = _core.Network(weights.architecture, weights.tensors, isa, chosen)
         self._labels = weights.labels
         self._info = StudentInfo(
             architecture=weights.architecture,
             hidden=weights.hidden,
             parameters=weights.parameters,
-            bytes=4 * weights.parameters,
+            bytes=_parameter_bytes(weights, chosen),
             preprocessing=weights.preprocessing,
             training=weights.training,
             source=weights.source,
             isa=self._network.isa,
+            precision=self._network.precision,
         )
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str] | None = None, *, isa: str | None = None) -> Student:
+    def load(
+        cls, path: str | os.PathLike[str] | None = None, *, precision: Precision = "auto", isa: str | None = None
+    ) -> Student:
         """Load a weight file; without a path, the weights that come with the package.
 
         Raises `OSError` when the file cannot be opened, `WeightFileError` when its content is not valid, and
-        `ValueError` when the instruction set is not available.
+        `ValueError` as the class does.
         """
-        return cls(read_weights(DEFAULT_MODEL if path is None else path), isa=isa)
+        return cls(read_weights(DEFAULT_MODEL if path is None else path), precision=precision, isa=isa)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -112,6 +125,9 @@ class Student:
             TypeError: wrong dtype.
             ValueError: wrong shape, or NaN or infinity in a face.
         """
+        found = self._network.try_logits(faces, out)
+        if found is not None:
+            return found
         contiguous = np.ascontiguousarray(faces)
         shape = contiguous.shape
         if contiguous.dtype not in _DTYPES:
@@ -129,6 +145,30 @@ class Student:
     def probabilities(self, faces: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
         """Softmax of the logits: float32, shaped like them, each row summing to 1. Arguments and errors as `logits`."""
         return softmax(self.logits(faces))
+
+
+def _choose_precision(weights: Weights, precision: str, isa: str | None) -> Literal["float32", "int8"]:
+    if precision == "float32":
+        return "float32"
+    if precision == "int8":
+        if not weights.quantised:
+            where = f"{weights.source}: " if weights.source else ""
+            raise ValueError(
+                f"{where}these weights are not quantised, which int8 needs; `python -m tools.quantise` of a clone of "
+                "mxn-edge does that"
+            )
+        return "int8"
+    if precision == "auto":
+        return "int8" if weights.quantised and _core.prefers_int8(isa) else "float32"
+    raise ValueError(f"precision {precision!r} is not one of auto, float32, int8")
+
+
+def _parameter_bytes(weights: Weights, precision: str) -> int:
+    if precision == "float32":
+        return 4 * weights.parameters
+    layers = [weights.tensors[f"{layer}.weight"] for layer in QUANTISED_LAYERS]
+    scales: int = sum(layer.shape[-1] for layer in layers)
+    return 4 * (weights.parameters + scales) - 3 * sum(layer.size for layer in layers)
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

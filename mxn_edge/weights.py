@@ -1,8 +1,9 @@
 """Weight files: read, check, write. Imports numpy and safetensors only.
 
 A weight file is a safetensors file with eight float32 tensors (`tensor_shapes`) and string metadata (`FORMAT`,
-`FORMAT_VERSION`, architecture, labels, input size, preprocessing, training note). Nothing in it is executed, and
-nothing in it is believed before it is checked.
+`FORMAT_VERSION`, architecture, labels, input size, preprocessing, training note). In a quantised one the weights of
+`QUANTISED_LAYERS` are int8, with a float32 scale for each output. Nothing in it is executed, and nothing in it is
+believed before it is checked.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +35,14 @@ MAX_CLASSES = 64
 
 #: How a detected face box becomes the network's input; see `mxn_edge.preprocess`.
 PREPROCESSINGS = ("face-square", "face-square-standardised", "microexpnet-paper")
+
+#: Layers whose weights a quantised file has as int8, each with the tensor "<layer>.scale".
+QUANTISED_LAYERS = ("conv1", "conv2", "fc1")
+#: The largest int8 weight of an output; -128 is not used.
+INT8_MAX = 127
+_INT8_TENSORS = tuple(f"{layer}.weight" for layer in QUANTISED_LAYERS)
+# Bits of a scale, so few that 127 times the scale is exact in float32.
+_SCALE_BITS = 16
 
 # The largest valid file is 16 MB (v, 1024 hidden units, 64 classes); anything far above it is not ours.
 _MAX_FILE_BYTES = 32 << 20
@@ -70,6 +80,8 @@ class Weights:
         training: free text, what the weights were trained on and how.
         tensors: float32 arrays, named and shaped as `tensor_shapes` says.
         source: where the weights came from (a path, or "" when they were made in memory).
+        quantised: whether they may run in int8: activations fill 0..255, and `quantise_tensor` loses nothing of the
+            weights of `QUANTISED_LAYERS`.
 
     Construction checks everything and raises `WeightFileError`.
     """
@@ -80,6 +92,7 @@ class Weights:
     training: str
     tensors: Mapping[str, NDArray[np.float32]] = field(repr=False)
     source: str = ""
+    quantised: bool = False
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
@@ -93,6 +106,13 @@ class Weights:
         if len(set(self.labels)) != len(self.labels):
             raise WeightFileError(f"labels repeat: {self.labels!r}")
         _check_tensors(self.architecture, len(self.labels), self.tensors)
+        if self.quantised:
+            for layer in QUANTISED_LAYERS:
+                name = f"{layer}.weight"
+                try:
+                    quantise_tensor(self.tensors[name])
+                except WeightFileError as error:
+                    raise WeightFileError(f"tensor {name!r} of quantised weights: {error}") from None
 
     @property
     def hidden(self) -> int:
@@ -125,6 +145,56 @@ def _check_tensors(architecture: str, classes: int, tensors: Mapping[str, NDArra
             raise WeightFileError(f"tensor {name!r} contains NaN or infinity")
 
 
+def quantise_tensor(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Return whole numbers -127..127 and scales, one for each output (the last axis), whose product is `weight`.
+
+    An output's scale is its largest |weight| / 127, and 1 where all are zero. Raises `WeightFileError` when the product
+    differs, or a scale has more bits than are exact.
+    """
+    largest = np.abs(weight).reshape(-1, weight.shape[-1]).max(axis=0)
+    scale = largest / np.float32(INT8_MAX)
+    scale[largest == 0] = 1
+    if not (scale > 0).all():
+        raise WeightFileError("a scale is too small for float32")
+    if not _has_few_bits(scale).all():
+        raise WeightFileError(f"a scale, largest |weight| / {INT8_MAX}, has more than {_SCALE_BITS} significant bits")
+    q = np.rint(weight / scale)
+    if not np.array_equal(q * scale, weight):
+        raise WeightFileError("weights are not whole multiples of their output's scale")
+    return q.astype(np.int8), scale
+
+
+def _has_few_bits(scale: NDArray[np.float32]) -> NDArray[np.bool_]:
+    mantissa = np.frexp(scale)[0] * np.float32(2**_SCALE_BITS)
+    few: NDArray[np.bool_] = mantissa == np.rint(mantissa)
+    return few
+
+
+def _dequantise(layer: str, tensors: dict[str, NDArray[Any]]) -> None:
+    """Put the product in the place of a layer's int8 weights and scales, which are checked."""
+    name = f"{layer}.scale"
+    scale, q = tensors.pop(name, None), tensors.get(f"{layer}.weight")
+    if scale is None:
+        raise WeightFileError(f"missing tensors: {name}")
+    if q is None:
+        return  # the check of all tensors says so
+    if q.ndim == 0 or scale.shape != q.shape[-1:]:
+        raise WeightFileError(f"tensor {name!r} has shape {scale.shape}; its weights have shape {q.shape}")
+    if not (np.isfinite(scale) & (scale > 0)).all():
+        raise WeightFileError(f"tensor {name!r} has scales that are not positive and finite")
+    if not _has_few_bits(scale).all():
+        raise WeightFileError(f"tensor {name!r} has scales of more than {_SCALE_BITS} significant bits")
+    largest = np.abs(q.astype(np.int16)).reshape(-1, q.shape[-1]).max(axis=0, initial=0)
+    if (largest > INT8_MAX).any():
+        raise WeightFileError(f"tensor '{layer}.weight' holds -128")
+    if ((largest != INT8_MAX) & (largest != 0)).any():
+        raise WeightFileError(f"tensor '{layer}.weight': the largest |weight| of an output is not {INT8_MAX}")
+    if (scale[largest == 0] != 1).any():
+        raise WeightFileError(f"tensor {name!r}: the scale of an output without weights is not 1")
+    with np.errstate(over="ignore"):  # the check of all tensors refuses infinity
+        tensors[f"{layer}.weight"] = q * scale
+
+
 def read_weights(path: str | os.PathLike[str]) -> Weights:
     """Read and check a weight file.
 
@@ -146,14 +216,24 @@ def _read_checked(path: Path) -> Weights:
     try:
         with safe_open(path, framework="np") as opened:
             metadata: dict[str, str] = opened.metadata() or {}
+            quantised = _is_quantised(metadata)
             for name in opened.keys():  # noqa: SIM118 (not a mapping)
-                if (dtype := opened.get_slice(name).get_dtype()) != "F32":
-                    raise WeightFileError(f"tensor {name!r} has dtype {dtype}; expected F32")
+                expected = "I8" if quantised and name in _INT8_TENSORS else "F32"
+                if (dtype := opened.get_slice(name).get_dtype()) != expected:
+                    raise WeightFileError(f"tensor {name!r} has dtype {dtype}; expected {expected}")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise WeightFileError(f"not a readable safetensors file ({error})") from error
-
+    if quantised:
+        for layer in QUANTISED_LAYERS:
+            _dequantise(layer, tensors)
     return weights_from_metadata(metadata, tensors, str(path))
+
+
+def _is_quantised(metadata: Mapping[str, str]) -> bool:
+    if (precision := metadata.get("precision", "float32")) not in ("float32", "int8"):
+        raise WeightFileError(f"precision {precision!r} is not one of float32, int8")
+    return precision == "int8"
 
 
 def weights_from_metadata(
@@ -185,11 +265,13 @@ def weights_from_metadata(
         training=required("training"),
         tensors=tensors,
         source=source,
+        quantised=_is_quantised(metadata),
     )
 
 
 def metadata_of(weights: Weights) -> dict[str, str]:
     """What a weight file says beside its tensors."""
+    precision = {"precision": "int8"} if weights.quantised else {}
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -198,22 +280,29 @@ def metadata_of(weights: Weights) -> dict[str, str]:
         "input_size": str(INPUT_SIZE),
         "preprocessing": weights.preprocessing,
         "training": weights.training,
+        **precision,
     }
 
 
 def write_weights(path: str | os.PathLike[str], weights: Weights) -> None:
     """Write a weight file. The same weights give the same bytes. An existing file is replaced in one step."""
-    tensors = {name: weights.tensors[name].astype("<f4").tobytes() for name in sorted(weights.tensors)}
+    tensors: dict[str, NDArray[Any]] = dict(weights.tensors)
+    if weights.quantised:
+        for layer in QUANTISED_LAYERS:
+            tensors[f"{layer}.weight"], tensors[f"{layer}.scale"] = quantise_tensor(weights.tensors[f"{layer}.weight"])
     # Written here, not by the library, whose order of the metadata changes from run to run.
     header: dict[str, object] = {"__metadata__": metadata_of(weights)}
-    offset = 0
-    for name, data in tensors.items():
-        shape = list(weights.tensors[name].shape)
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, offset + len(data)]}
-        offset += len(data)
+    body = b""
+    # Floats first, so that every tensor is aligned.
+    for name in sorted(tensors, key=lambda name: (tensors[name].dtype == np.int8, name)):
+        kind = "I8" if tensors[name].dtype == np.int8 else "F32"
+        data = tensors[name].astype("i1" if kind == "I8" else "<f4").tobytes()
+        offsets = [len(body), len(body) + len(data)]
+        header[name] = {"dtype": kind, "shape": list(tensors[name].shape), "data_offsets": offsets}
+        body += data
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(len(encoded).to_bytes(8, "little") + encoded + b"".join(tensors.values()))
+    partial.write_bytes(len(encoded).to_bytes(8, "little") + encoded + body)
     partial.replace(path)

@@ -43,12 +43,12 @@ def build(folder: Path, compiler: str, flags: list[str], *link_flags: str) -> Pa
 
 
 def backends_that_passed(output: str) -> set[str]:
-    """Backends with a line for each topology and algorithm and one for the crops, all of them ok."""
+    """Backends with a line for each topology with each algorithm or int8, and one for the crops, all of them ok."""
     lines = output.splitlines()
     assert lines
     assert all(line.startswith("ok ") for line in lines), output
     names = [line.split()[1] for line in lines]
-    return {name for name in names if names.count(name) == 8}
+    return {name for name in names if names.count(name) == 12}
 
 
 @pytest.fixture(scope="module")
@@ -75,26 +75,38 @@ def test_under_sanitizers(tmp_path: Path) -> None:
     assert backends_that_passed(result.stdout) == set(available_isas())
 
 
-def test_neon_under_emulation(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def for_aarch64(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    flags = [*RELEASE, "-DMXN_TEST_QUICK"]
+    return build(tmp_path_factory.mktemp("aarch64"), "aarch64-linux-gnu-gcc", flags, "-static")
+
+
+@pytest.mark.parametrize(("cpu", "isas"), [("max", {"neondot", "neon", "scalar"}), ("cortex-a53", {"neon", "scalar"})])
+def test_neon_under_emulation(for_aarch64: Path, cpu: str, isas: set[str]) -> None:
     emulator = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
     if emulator is None:
         pytest.skip("no qemu-aarch64 (Debian: apt-get install qemu-user-static)")
-    program = build(tmp_path, "aarch64-linux-gnu-gcc", [*RELEASE, "-DMXN_TEST_QUICK"], "-static")
-    result = subprocess.run([emulator, program], capture_output=True, text=True, check=False)
+    result = subprocess.run([emulator, "-cpu", cpu, for_aarch64], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert backends_that_passed(result.stdout) == {"neon", "scalar"}
+    assert backends_that_passed(result.stdout) == isas
 
 
-def test_avx512_under_emulation(tmp_path: Path) -> None:
-    if "avx512" in available_isas():
-        pytest.skip("this CPU runs it natively")
+@pytest.fixture(scope="module")
+def for_bochs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if platform.machine() != "x86_64" or importlib.util.find_spec("bochscpu") is None:
-        pytest.skip("avx512 is not run: no emulator (pip install bochscpu-python==0.4.0, x86-64 only)")
-    program = build(tmp_path, "gcc", [*RELEASE, "-DMXN_TEST_QUICK"], "-static", "-no-pie")
-    command = [sys.executable, ROOT / "tests" / "c" / "emulated_avx512.py", program, "avx512"]
+        pytest.skip("not run: no emulator (pip install bochscpu-python==0.4.0, x86-64 only)")
+    flags = [*RELEASE, "-DMXN_TEST_QUICK"]
+    return build(tmp_path_factory.mktemp("bochs"), "gcc", flags, "-static", "-no-pie")
+
+
+@pytest.mark.parametrize("isa", ["avx512", "avx512vnni"])
+def test_avx512_under_emulation(request: pytest.FixtureRequest, isa: str) -> None:
+    if isa in available_isas():
+        pytest.skip("this CPU runs it natively")
+    command = [sys.executable, ROOT / "tests" / "c" / "emulated_avx512.py", request.getfixturevalue("for_bochs"), isa]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert backends_that_passed(result.stdout) == {"avx512"}
+    assert backends_that_passed(result.stdout) == {isa}
 
 
 def exported_symbols(program: Path, source: Path) -> list[str]:
@@ -104,13 +116,44 @@ def exported_symbols(program: Path, source: Path) -> list[str]:
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_exported_symbols(release: Path, source: Path) -> None:
-    """A file compiled for a CPU extension offers its table and nothing else that others might call."""
+    """A file compiled for a CPU extension offers its tables and nothing else that others might call."""
     symbols = exported_symbols(release, source)
     if source.parent.name == "isa":
-        assert symbols in ([], [f"mxn_backend_{source.stem}"])
+        assert set(symbols) <= {f"mxn_float32_{source.stem}", f"mxn_int8_{source.stem}"}
     else:
         assert symbols
         assert all(symbol.startswith("mxn_") for symbol in symbols)
+
+
+@pytest.mark.parametrize(
+    ("isa", "wanted", "foreign"),
+    [
+        ("avx512vnni", r"vpdpbusd .*%zmm", r"vpmaddubsw"),
+        ("avxvnni", r"\{vex\} vpdpbusd .*%ymm", r"%zmm|vpmaddubsw"),
+        ("avx2", r"vpmaddwd .*%ymm", r"%zmm|vpdpbusd|vpmaddubsw"),
+        ("sse2", r"pmaddwd .*%xmm", r"%[yz]mm|\bv[a-z]+ |pmaddubsw|pmulld|pshufb"),
+        ("avx512", r"vfmadd.*%zmm", r"vpdpbusd"),
+    ],
+)
+def test_instructions_are_those_of_the_name(release: Path, isa: str, wanted: str, foreign: str) -> None:
+    """int8 logits are the same on all: only the code tells which one has run. Nor may one need what another CPU has."""
+    if shutil.which("objdump") is None or platform.machine() != "x86_64":
+        pytest.skip("needs objdump (Debian: apt-get install binutils) and an x86-64 compiler")
+    _check_instructions("objdump", release.parent / f"{isa}.o", wanted, foreign)
+
+
+@pytest.mark.parametrize(
+    ("isa", "wanted", "foreign"), [("neondot", r"\tsdot\t", "[us]mmla"), ("neon", r"\tsadalp\t", r"\t[us]dot\t")]
+)
+def test_arm_instructions_are_those_of_the_name(for_aarch64: Path, isa: str, wanted: str, foreign: str) -> None:
+    _check_instructions("aarch64-linux-gnu-objdump", for_aarch64.parent / f"{isa}.o", wanted, foreign)
+
+
+def _check_instructions(objdump: str, compiled: Path, wanted: str, foreign: str) -> None:
+    command = [objdump, "--disassemble", "--no-show-raw-insn", compiled]
+    code = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert re.search(wanted, code)
+    assert not re.search(foreign, code)
 
 
 def test_the_core_knows_no_python() -> None:

@@ -4,7 +4,9 @@
  *         cycles GHZ
  *         peak NAME GIGA_MULTIPLY_ADDS_PER_SECOND
  *         layer ISA ALGORITHM NAME SECONDS
- *     roofline run TOPOLOGY HIDDEN CLASSES ISA FACES      only runs the network, by the fastest algorithm
+ *     roofline run TOPOLOGY HIDDEN CLASSES ISA ALGORITHM FACES      only runs the network
+ *
+ * ALGORITHM is "fastest" or "direct", of float32, or "int8".
  *
  * mxn.c is included, not linked, since the layers are run one by one on its private workspace: run_layer() is the one place
  * that repeats what mxn.c does.
@@ -49,7 +51,6 @@ typedef struct peak {
 } peak;
 
 #if defined(__x86_64__)
-#include <cpuid.h>
 #include <immintrin.h>
 
 #define TARGET(features) __attribute__((target(features)))
@@ -59,9 +60,11 @@ PEAK(scalar_loop, , float, 0.5f, "x", sum[i] = sum[i] * x + y)
 PEAK(sse2_loop, , __m128, _mm_set1_ps(0.5f), "x", sum[i] = _mm_add_ps(_mm_mul_ps(sum[i], x), y))
 PEAK(avx2_loop, TARGET("avx2,fma"), __m256, _mm256_set1_ps(0.5f), "x", sum[i] = _mm256_fmadd_ps(x, y, sum[i]))
 PEAK(avx512_loop, TARGET("avx512f"), __m512, _mm512_set1_ps(0.5f), "v", sum[i] = _mm512_fmadd_ps(x, y, sum[i]))
-/* What AVX2 has for 8-bit products: pairs to 16 bits, those to 32 bits, and the sum. */
-PEAK(maddubs_loop, TARGET("avx2"), __m256i, _mm256_set1_epi8(1), "x",
-     sum[i] = _mm256_add_epi32(sum[i], _mm256_madd_epi16(_mm256_maddubs_epi16(x, y), y)))
+/* Without dot products of bytes: exact products of 16-bit numbers, added up in pairs, and the sum. The pairs need a register,
+ * so that there is one factor only. */
+PEAK(int8_sse2_loop, , __m128i, _mm_set1_epi8(1), "x", sum[i] = _mm_add_epi32(sum[i], _mm_madd_epi16(x, x)))
+PEAK(int8_avx2_loop, TARGET("avx2"), __m256i, _mm256_set1_epi8(1), "x",
+     sum[i] = _mm256_add_epi32(sum[i], _mm256_madd_epi16(x, x)))
 PEAK(avxvnni_loop, TARGET("avxvnni"), __m256i, _mm256_set1_epi8(1), "x", sum[i] = _mm256_dpbusd_avx_epi32(sum[i], x, y))
 PEAK(avx512vnni_loop, TARGET("avx512f,avx512vnni"), __m512i, _mm512_set1_epi8(1), "v",
      sum[i] = _mm512_dpbusd_epi32(sum[i], x, y))
@@ -69,17 +72,15 @@ PEAK(avx512vnni_loop, TARGET("avx512f,avx512vnni"), __m512i, _mm512_set1_epi8(1)
 static int find_peaks(peak *peaks) {
     const uint32_t features = mxn_cpu_features();
     const bool avx2 = features & MXN_CPU_AVX2, zmm = features & MXN_CPU_AVX512F;
-    uint32_t eax = 0, ebx, ecx = 0, edx;
-    const bool avx512vnni = __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && ecx >> 11 & 1;
-    const bool avxvnni = __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && eax >> 4 & 1;
     const peak all[] = {
         {"avx512", avx512_loop, 16, zmm},
         {"avx2", avx2_loop, 8, avx2 && features & MXN_CPU_FMA},
         {"sse2", sse2_loop, 4, true},
         {"scalar", scalar_loop, 1, true},
-        {"int8 avx512-vnni", avx512vnni_loop, 64, zmm && avx512vnni},
-        {"int8 avx-vnni", avxvnni_loop, 32, avx2 && avxvnni},
-        {"int8 avx2", maddubs_loop, 32, avx2},
+        {"int8 avx512vnni", avx512vnni_loop, 64, zmm && features & MXN_CPU_AVX512VNNI},
+        {"int8 avxvnni", avxvnni_loop, 32, avx2 && features & MXN_CPU_AVXVNNI},
+        {"int8 avx2", int8_avx2_loop, 16, avx2},
+        {"int8 sse2", int8_sse2_loop, 8, true},
     };
     memcpy(peaks, all, sizeof all);
     return sizeof all / sizeof *all;
@@ -87,10 +88,13 @@ static int find_peaks(peak *peaks) {
 
 #elif defined(__aarch64__)
 #include <arm_neon.h>
-#include <sys/auxv.h>
 
 PEAK(scalar_loop, , float, 0.5f, "w", sum[i] = sum[i] * x + y)
 PEAK(neon_loop, , float32x4_t, vdupq_n_f32(0.5f), "w", sum[i] = vfmaq_f32(sum[i], x, y))
+
+/* One product of bytes fits 16 bits, two are added up to 32. */
+PEAK(int8_neon_loop, , int32x4_t, vdupq_n_s32(1), "w",
+     sum[i] = vpadalq_s16(sum[i], vmulq_s16(vreinterpretq_s16_s32(x), vreinterpretq_s16_s32(y))))
 
 #if defined(__clang__)
 #define DOTPROD __attribute__((target("dotprod")))
@@ -101,11 +105,11 @@ PEAK(neon_loop, , float32x4_t, vdupq_n_f32(0.5f), "w", sum[i] = vfmaq_f32(sum[i]
 PEAK(sdot_loop, DOTPROD, int32x4_t, vdupq_n_s32(1), "w", sum[i] = vdotq_s32(sum[i], AS_BYTES(x), AS_BYTES(y)))
 
 static int find_peaks(peak *peaks) {
-    enum { ASIMDDP = 1 << 20 }; /* HWCAP_ASIMDDP of <asm/hwcap.h> */
     const peak all[] = {
         {"neon", neon_loop, 4, mxn_cpu_features() & MXN_CPU_NEON},
         {"scalar", scalar_loop, 1, true},
-        {"int8 neon-dotprod", sdot_loop, 16, getauxval(AT_HWCAP) & ASIMDDP},
+        {"int8 neondot", sdot_loop, 16, mxn_cpu_features() & MXN_CPU_DOTPROD},
+        {"int8 neon", int8_neon_loop, 8, mxn_cpu_features() & MXN_CPU_NEON},
     };
     memcpy(peaks, all, sizeof all);
     return sizeof all / sizeof *all;
@@ -152,20 +156,33 @@ static uint8_t face[MXN_FACE_PIXELS];
 static float logits[MXN_CLASSES_MAX];
 
 static void run_layer(const mxn_model *model, mxn_workspace *workspace, enum layer layer) {
-    const mxn_backend *backend = model->backend;
+    const mxn_float32_kernels *float32 = model->backend->float32;
+    const mxn_int8_kernels *int8 = model->backend->int8;
+    const bool bytes = model->precision == MXN_PRECISION_INT8;
+    const int hidden = model->hidden_blocks * MXN_DENSE_BLOCK;
     switch (layer) {
-    case LOAD: backend->load_u8(face, workspace->image); break;
+    case LOAD:
+        if (bytes) int8->load_u8(face, workspace->image_bytes);
+        else float32->load_u8(face, workspace->image);
+        break;
     case CONV1:
-        model->conv1(workspace->image, model->conv1_weight, model->conv1_bias, workspace->map, workspace->scratch);
+        if (bytes) model->int8_conv1(workspace->image_bytes, &model->int8_layer1, workspace->map_bytes);
+        else model->conv1(workspace->image, model->conv1_weight, model->conv1_bias, workspace->map, workspace->scratch);
         break;
     case CONV2:
-        model->conv2(workspace->map, model->conv2_weight, model->conv2_bias, workspace->flat, workspace->scratch);
+        if (bytes) model->int8_conv2(workspace->map_bytes, &model->int8_layer2, workspace->flat_bytes);
+        else model->conv2(workspace->map, model->conv2_weight, model->conv2_bias, workspace->flat, workspace->scratch);
         break;
     case DENSE:
-        backend->dense(model->fc1_weight, model->fc1_bias, workspace->flat, model->flat, model->hidden_blocks, true,
-                       workspace->hidden);
-        backend->dense(model->fc2_weight, model->fc2_bias, workspace->hidden, model->hidden_blocks * MXN_DENSE_BLOCK,
-                       model->classes_blocks, false, workspace->logits);
+        if (bytes) {
+            int8->fc1(&model->int8_layer3, workspace->flat_bytes, model->flat, model->hidden_blocks, workspace->hidden);
+            int8->fc2(model->fc2_weight, model->fc2_bias, workspace->hidden, hidden, model->classes_blocks, workspace->logits);
+        } else {
+            float32->dense(model->fc1_weight, model->fc1_bias, workspace->flat, model->flat, model->hidden_blocks, true,
+                           workspace->hidden);
+            float32->dense(model->fc2_weight, model->fc2_bias, workspace->hidden, hidden, model->classes_blocks, false,
+                           workspace->logits);
+        }
         break;
     default: mxn_logits_u8(model, workspace, face, 1, logits);
     }
@@ -185,8 +202,11 @@ static const float *noises(size_t count) {
     return values;
 }
 
+enum { FASTEST, DIRECT, INT8, ALGORITHMS }; /* the first two as in mxn_algorithm */
+static const char *const algorithm_names[ALGORITHMS] = {"fastest", "direct", "int8"};
+
 /* The noise is never freed: the program ends soon. */
-static mxn_model *new_model(const mxn_config *config, const mxn_backend *backend, mxn_algorithm algorithm) {
+static mxn_model *new_model(const mxn_config *config, const mxn_backend *backend, int algorithm) {
     const size_t flat = (size_t)mxn_flat_width(config->topology), hidden = (size_t)config->hidden;
     const size_t classes = (size_t)config->classes;
     const mxn_weights weights = {
@@ -195,7 +215,10 @@ static mxn_model *new_model(const mxn_config *config, const mxn_backend *backend
         noises(flat * hidden), noises(hidden), noises(hidden * classes), noises(classes),
     };
     mxn_model *model;
-    return mxn_model_new(&model, config, &weights, backend, algorithm) == MXN_OK ? model : NULL;
+    const mxn_precision precision = algorithm == INT8 ? MXN_PRECISION_INT8 : MXN_PRECISION_FLOAT32;
+    const mxn_status status = mxn_model_new(&model, config, &weights, backend, precision,
+                                            algorithm == DIRECT ? MXN_ALGORITHM_DIRECT : MXN_ALGORITHM_FASTEST);
+    return status == MXN_OK ? model : NULL;
 }
 
 /* Seconds per call, over so many calls that the clock does not matter. */
@@ -208,6 +231,14 @@ static double time_layer(const mxn_model *model, mxn_workspace *workspace, enum 
     }
 }
 
+/* Whether a slower backend has the same kernels: they are measured under its name. */
+static bool is_measured_later(int backend, int algorithm) {
+    const mxn_backend *this = mxn_backend_available(backend), *later;
+    while ((later = mxn_backend_available(++backend)) != NULL)
+        if (algorithm == INT8 ? later->int8 == this->int8 : later->float32 == this->float32) return true;
+    return false;
+}
+
 int main(int argc, char **argv) {
     if (argc < 6) return 2;
     const mxn_config config = {(mxn_topology)atoi(argv[2]), atoi(argv[3]), atoi(argv[4])};
@@ -217,27 +248,29 @@ int main(int argc, char **argv) {
     for (int i = 0; i < MXN_FACE_PIXELS; i++) face[i] = (uint8_t)(255 * (noise() + 0.5f));
 
     if (strcmp(argv[1], "run") == 0) {
-        if (argc < 7 || mxn_backend_resolve(argv[5], &backend) != MXN_OK) return 2;
-        if (!workspace || !(model = new_model(&config, backend, MXN_ALGORITHM_FASTEST))) return 2;
-        for (int i = atoi(argv[6]); i > 0; i--) mxn_logits_u8(model, workspace, face, 1, logits);
+        int algorithm = 0;
+        if (argc < 8 || mxn_backend_resolve(argv[5], &backend) != MXN_OK) return 2;
+        while (algorithm < ALGORITHMS && strcmp(argv[6], algorithm_names[algorithm]) != 0) algorithm++;
+        if (algorithm == ALGORITHMS || !workspace || !(model = new_model(&config, backend, algorithm))) return 2;
+        for (int i = atoi(argv[7]); i > 0; i--) mxn_logits_u8(model, workspace, face, 1, logits);
         return 0;
     }
 
     peak peaks[8];
     const int count = find_peaks(peaks);
-    static const char *const algorithm_names[] = {"fastest", "direct"}; /* as in mxn_algorithm */
-    mxn_model *models[8][2];
+    mxn_model *models[8][ALGORITHMS] = {{NULL}};
     int backends = 0;
     for (; (backend = mxn_backend_available(backends)) != NULL; backends++)
-        for (int a = 0; a < 2; a++)
-            if (!workspace || !(models[backends][a] = new_model(&config, backend, (mxn_algorithm)a))) return 2;
+        for (int a = 0; a < ALGORITHMS; a++)
+            if (!is_measured_later(backends, a) && (!workspace || !(models[backends][a] = new_model(&config, backend, a))))
+                return 2;
     for (int round = atoi(argv[5]); round > 0; round--) {
         printf("cycles %.9g\n", rate(cycles_loop));
         for (int i = 0; i < count; i++)
             if (peaks[i].available) printf("peak %s\t%.9g\n", peaks[i].name, peaks[i].lanes * rate(peaks[i].loop));
         for (int i = 0; i < backends; i++)
-            for (int a = 0; a < 2; a++)
-                for (int layer = 0; layer < LAYERS; layer++)
+            for (int a = 0; a < ALGORITHMS; a++)
+                for (int layer = 0; layer < LAYERS && models[i][a]; layer++)
                     printf("layer %s %s %s %.9g\n", mxn_backend_name(models[i][a]->backend), algorithm_names[a],
                            layer_names[layer], time_layer(models[i][a], workspace, layer));
     }

@@ -48,8 +48,8 @@ class Measured:
     Attributes:
         gigahertz: cycles per nanosecond, of scalar code.
         peaks: 1e9 multiply-adds per second, by instruction set; for 8-bit products the name begins with "int8".
-        seconds: per call, by instruction set, algorithm ("fastest" or "direct") and layer: load, conv1, conv2, dense,
-            whole.
+        seconds: per call, by instruction set, algorithm ("fastest" or "direct" of float32, "int8") and layer: load,
+            conv1, conv2, dense, whole.
     """
 
     gigahertz: float = 0
@@ -63,7 +63,7 @@ class Row:
 
     Attributes:
         isa: instruction set.
-        algorithm: "fastest" or "direct"; "" for a peak.
+        algorithm: "fastest" or "direct" of float32, or "int8"; "" for the peak of float32.
         what: "peak", or the layer.
         multiply_adds: of the layer as a direct convolution; 0 where there is none.
         us: microseconds that it takes, None for a peak.
@@ -153,21 +153,37 @@ def read_output(output: str) -> Measured:
 
 
 def make_rows(found: Measured, counts: dict[str, int]) -> list[Row]:
-    """The table: for each instruction set its peak and the layers, then the peaks of 8-bit products."""
+    """The table: for each instruction set its peaks, each with the layers below it."""
     rows = []
-    for isa in [*found.seconds, *(name for name in found.peaks if name not in found.seconds)]:
-        peak = found.peaks[isa]
-        rows.append(Row(isa, "", "peak", 0, None, None, peak, peak / found.gigahertz, 1))
-        for algorithm, layers in found.seconds.get(isa, {}).items():
-            for layer, seconds in layers.items():
-                count = counts[layer]
-                rate = count / seconds / 1e9
-                if count:
-                    derived = (count / peak / 1e3, rate, rate / found.gigahertz, rate / peak)
-                    rows.append(Row(isa, algorithm, layer, count, seconds * 1e6, *derived))
-                else:
-                    rows.append(Row(isa, algorithm, layer, 0, seconds * 1e6, None, None, None, None))
+    shown = set()
+    for isa, algorithms in found.seconds.items():
+        for precision in ("", "int8"):
+            layers = {name: times for name, times in algorithms.items() if (name == "int8") == (precision == "int8")}
+            peak_name = f"{precision} {isa}".strip()
+            peak = found.peaks.get(peak_name)
+            if layers and peak is not None:
+                shown.add(peak_name)
+                rows.append(_peak_row(isa, precision, peak, found))
+            for algorithm, times in layers.items():
+                rows += [_layer_row(isa, algorithm, *item, counts[item[0]], peak, found) for item in times.items()]
+    for name in found.peaks.keys() - shown:
+        precision, _, isa = name.rpartition(" ")
+        rows.append(_peak_row(isa, precision, found.peaks[name], found))
     return rows
+
+
+def _peak_row(isa: str, precision: str, peak: float, found: Measured) -> Row:
+    return Row(isa, precision, "peak", 0, None, None, peak, peak / found.gigahertz, 1)
+
+
+def _layer_row(
+    isa: str, algorithm: str, layer: str, seconds: float, count: int, peak: float | None, found: Measured
+) -> Row:
+    if not count:
+        return Row(isa, algorithm, layer, 0, seconds * 1e6, None, None, None, None)
+    rate = count / seconds / 1e9
+    bound, share = (None, None) if peak is None else (count / peak / 1e3, rate / peak)
+    return Row(isa, algorithm, layer, count, seconds * 1e6, bound, rate, rate / found.gigahertz, share)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -184,7 +200,7 @@ def table(rows: Sequence[Row]) -> str:
     return markdown(cells, left=3)
 
 
-def count_instructions(program: Path, weights: Weights, isa: str) -> int | None:
+def count_instructions(program: Path, weights: Weights, isa: str, algorithm: str) -> int | None:
     """Instructions per face, by callgrind; None where valgrind lacks the instruction set.
 
     The difference between two runs leaves out what happens once.
@@ -194,7 +210,7 @@ def count_instructions(program: Path, weights: Weights, isa: str) -> int | None:
     counts = []
     for faces in (1, 1 + COUNTED_FACES):
         command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", str(program)]
-        command += ["run", *_network(weights), isa, str(faces)]
+        command += ["run", *_network(weights), isa, algorithm, str(faces)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         match = re.search(r"Collected : (\d+)", result.stderr)
         if result.returncode != 0 or match is None:
@@ -209,8 +225,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="roofline",
         description="Measure how many multiply-adds one core can do per second with each instruction set, and what "
         "share of that each layer reaches, alone and with warm caches. The bound is the time of a direct convolution "
-        "at the peak. MAC: one multiplication and one addition, so two operations. Rows that begin with int8 are the "
-        "peaks of 8-bit products. Times and rates are the best of all rounds.",
+        "at the peak. MAC: one multiplication and one addition, so two operations. The algorithms fastest and direct "
+        "are float32; int8 stands beside the peak of 8-bit products. Kernels that several instruction sets share are "
+        "measured once. Times and rates are the best of all rounds.",
     )
     parser.add_argument("--model", type=Path, default=DEFAULT_MODEL, help="weight file (default: the package's)")
     parser.add_argument("--rounds", type=positive, default=30, help="a fraction of a second each (%(default)s)")
@@ -224,12 +241,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found = measure(program, weights, args.rounds)
             instructions: dict[str, int | None] = {}
             if args.instructions:
-                instructions = {isa: count_instructions(program, weights, isa) for isa in found.seconds}
+                for isa, algorithms in found.seconds.items():
+                    for algorithm in algorithms:
+                        count = count_instructions(program, weights, isa, algorithm)
+                        instructions[f"{isa} {algorithm}"] = count
         rows = make_rows(found, multiply_adds(weights))
         print(f"{cpu_name()}, one core, {found.gigahertz:.2f} GHz; best of {args.rounds} rounds\n")
         print(table(rows))
-        for isa, count in instructions.items():
-            print(f"{isa}: " + ("valgrind cannot run it" if count is None else f"{count:,} instructions per face"))
+        for name, count in instructions.items():
+            print(f"{name}: " + ("valgrind cannot run it" if count is None else f"{count:,} instructions per face"))
         if args.json:
             content = {
                 "tool": "roofline",

@@ -1,4 +1,4 @@
-/* AVX-512F. */
+/* AVX-512F. Its int8 kernels would need AVX-512BW as well, and be no faster than float32: those of AVX2 do. */
 #include "../backend.h"
 
 #if defined(__x86_64__)
@@ -8,10 +8,10 @@
 MXN_TARGET_BEGIN("avx512f,avx2,fma")
 #include "../simd/avx512.h"
 
-#include "../kernels/all.inc.h"
+#include "../kernels/float32.inc.h"
 MXN_TARGET_END
 
-MXN_BACKEND_TABLE(avx512, MXN_CPU_AVX512F | MXN_CPU_AVX2 | MXN_CPU_FMA);
+MXN_FLOAT32_TABLE(avx512, MXN_CPU_AVX512F | MXN_CPU_AVX2 | MXN_CPU_FMA);
 #else
-typedef int mxn_backend_avx512_is_for_another_architecture;
+typedef int mxn_avx512_is_for_another_architecture;
 #endif

@@ -7,9 +7,14 @@
 #include "../simd/target.h"
 #include "../simd/neon.h"
 
-#include "../kernels/all.inc.h"
+#include "../kernels/float32.inc.h"
 
-MXN_BACKEND_TABLE(neon, MXN_CPU_NEON);
+#include "../simd/dot_neon.h"
+
+#include "../kernels/int8.inc.h"
+
+MXN_FLOAT32_TABLE(neon, MXN_CPU_NEON);
+MXN_INT8_TABLE(neon, MXN_CPU_NEON, false);
 #else
-typedef int mxn_backend_neon_is_for_another_architecture;
+typedef int mxn_neon_is_for_another_architecture;
 #endif

@@ -3,6 +3,11 @@
 #include "../simd/target.h"
 #include "../simd/scalar.h"
 
-#include "../kernels/all.inc.h"
+#include "../kernels/float32.inc.h"
 
-MXN_BACKEND_TABLE(scalar, 0);
+#include "../simd/dot_scalar.h"
+
+#include "../kernels/int8.inc.h"
+
+MXN_FLOAT32_TABLE(scalar, 0);
+MXN_INT8_TABLE(scalar, 0, false);

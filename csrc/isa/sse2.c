@@ -8,10 +8,15 @@
 MXN_TARGET_BEGIN("sse2")
 #include "../simd/sse2.h"
 
-#include "../kernels/all.inc.h"
+#include "../kernels/float32.inc.h"
+
+#include "../simd/dot_sse2.h"
+
+#include "../kernels/int8.inc.h"
 MXN_TARGET_END
 
-MXN_BACKEND_TABLE(sse2, 0);
+MXN_FLOAT32_TABLE(sse2, 0);
+MXN_INT8_TABLE(sse2, 0, false);
 #else
-typedef int mxn_backend_sse2_is_for_another_architecture;
+typedef int mxn_sse2_is_for_another_architecture;
 #endif

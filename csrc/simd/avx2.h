@@ -14,3 +14,19 @@ MXN_INLINE vf vf_multiply(vf a, vf b) { return _mm256_mul_ps(a, b); }
 MXN_INLINE vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
 MXN_INLINE vf vf_multiply_add(vf a, vf b, vf sum) { return _mm256_fmadd_ps(a, b, sum); }
 MXN_INLINE void vf_tap_barrier(void) { __asm__ volatile("" ::: "memory"); }
+
+/* As many 32-bit integers. Not __m256i, which are 64-bit ones to GCC: where it changes the type of a sum, it copies and spills
+ * it. */
+typedef int32_t vi __attribute__((vector_size(32)));
+
+MXN_INLINE vi vi_zero(void) { return (vi)_mm256_setzero_si256(); }
+MXN_INLINE vi vi_load(const int32_t *p) { return (vi)_mm256_load_si256((const __m256i *)p); }
+MXN_INLINE vi vi_add(vi a, vi b) { return a + b; }
+MXN_INLINE vi vi_max(vi a, vi b) { return (vi)_mm256_max_epi32((__m256i)a, (__m256i)b); }
+MXN_INLINE vf vi_to_float(vi a) { return _mm256_cvtepi32_ps((__m256i)a); }
+/* Rounds, halves to even, and clamps to bytes 0 to 255; p need not be aligned. */
+MXN_INLINE void vf_store_bytes(uint8_t *p, vf a) {
+    const __m256i wide = _mm256_cvtps_epi32(_mm256_min_ps(a, _mm256_set1_ps(255.0f)));
+    const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+    _mm_storel_epi64((__m128i *)p, _mm_packus_epi16(words, words));
+}

@@ -14,3 +14,19 @@ MXN_INLINE vf vf_multiply(vf a, vf b) { return _mm512_mul_ps(a, b); }
 MXN_INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 MXN_INLINE vf vf_multiply_add(vf a, vf b, vf sum) { return _mm512_fmadd_ps(a, b, sum); }
 MXN_INLINE void vf_tap_barrier(void) { __asm__ volatile("" ::: "memory"); }
+
+/* As many 32-bit integers. Not __m512i, which are 64-bit ones to GCC: where it changes the type of a sum, it copies and spills
+ * it. */
+typedef int32_t vi __attribute__((vector_size(64)));
+
+MXN_INLINE vi vi_zero(void) { return (vi)_mm512_setzero_si512(); }
+MXN_INLINE vi vi_load(const int32_t *p) { return (vi)_mm512_load_si512(p); }
+MXN_INLINE vi vi_add(vi a, vi b) { return a + b; }
+MXN_INLINE vi vi_max(vi a, vi b) { return (vi)_mm512_max_epi32((__m512i)a, (__m512i)b); }
+MXN_INLINE vf vi_to_float(vi a) { return _mm512_cvtepi32_ps((__m512i)a); }
+/* Rounds, halves to even, and clamps to bytes 0 to 255; p need not be aligned. */
+MXN_INLINE void vf_store_bytes(uint8_t *p, vf a) {
+    /* What is too large for 32 bits becomes 2^31 when taken as unsigned. */
+    const __m512i wide = _mm512_cvtps_epi32(_mm512_max_ps(a, _mm512_setzero_ps()));
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtusepi32_epi8(wide));
+}

@@ -14,3 +14,18 @@ MXN_INLINE vf vf_multiply(vf a, vf b) { return vmulq_f32(a, b); }
 MXN_INLINE vf vf_max(vf a, vf b) { return vmaxq_f32(a, b); }
 MXN_INLINE vf vf_multiply_add(vf a, vf b, vf sum) { return vfmaq_f32(sum, a, b); }
 MXN_INLINE void vf_tap_barrier(void) { __asm__ volatile("" ::: "memory"); }
+
+/* As many 32-bit integers. */
+typedef int32x4_t vi;
+
+MXN_INLINE vi vi_zero(void) { return vdupq_n_s32(0); }
+MXN_INLINE vi vi_load(const int32_t *p) { return vld1q_s32(p); }
+MXN_INLINE vi vi_add(vi a, vi b) { return vaddq_s32(a, b); }
+MXN_INLINE vi vi_max(vi a, vi b) { return vmaxq_s32(a, b); }
+MXN_INLINE vf vi_to_float(vi a) { return vcvtq_f32_s32(a); }
+/* Rounds, halves to even, and clamps to bytes 0 to 255; p need not be aligned. */
+MXN_INLINE void vf_store_bytes(uint8_t *p, vf a) {
+    const uint16x4_t words = vqmovn_u32(vcvtnq_u32_f32(a));
+    const uint32_t bytes = vget_lane_u32(vreinterpret_u32_u8(vqmovn_u16(vcombine_u16(words, words))), 0);
+    memcpy(p, &bytes, sizeof bytes);
+}

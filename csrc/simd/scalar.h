@@ -14,3 +14,16 @@ MXN_INLINE vf vf_multiply(vf a, vf b) { return a * b; }
 MXN_INLINE vf vf_max(vf a, vf b) { return a > b ? a : b; }
 MXN_INLINE vf vf_multiply_add(vf a, vf b, vf sum) { return a * b + sum; }
 MXN_INLINE void vf_tap_barrier(void) {}
+
+/* A 32-bit integer. */
+typedef int32_t vi;
+
+MXN_INLINE vi vi_zero(void) { return 0; }
+MXN_INLINE vi vi_load(const int32_t *p) { return *p; }
+MXN_INLINE vi vi_add(vi a, vi b) { return a + b; }
+MXN_INLINE vi vi_max(vi a, vi b) { return a > b ? a : b; }
+MXN_INLINE vf vi_to_float(vi a) { return (float)a; }
+/* Rounds, halves to even, and clamps to bytes 0 to 255; p need not be aligned. */
+MXN_INLINE void vf_store_bytes(uint8_t *p, vf a) {
+    *p = a > 255 ? 255 : a > 0 ? (uint8_t)lrintf(a) : 0;
+}

@@ -14,3 +14,22 @@ MXN_INLINE vf vf_multiply(vf a, vf b) { return _mm_mul_ps(a, b); }
 MXN_INLINE vf vf_max(vf a, vf b) { return _mm_max_ps(a, b); }
 MXN_INLINE vf vf_multiply_add(vf a, vf b, vf sum) { return _mm_add_ps(_mm_mul_ps(a, b), sum); }
 MXN_INLINE void vf_tap_barrier(void) { __asm__ volatile("" ::: "memory"); }
+
+/* As many 32-bit integers. Not __m128i, which are 64-bit ones to GCC: where it changes the type of a sum, it copies and spills
+ * it. */
+typedef int32_t vi __attribute__((vector_size(16)));
+
+MXN_INLINE vi vi_zero(void) { return (vi)_mm_setzero_si128(); }
+MXN_INLINE vi vi_load(const int32_t *p) { return (vi)_mm_load_si128((const __m128i *)p); }
+MXN_INLINE vi vi_add(vi a, vi b) { return a + b; }
+MXN_INLINE vi vi_max(vi a, vi b) {
+    const vi larger = a > b;
+    return (a & larger) | (b & ~larger);
+}
+MXN_INLINE vf vi_to_float(vi a) { return _mm_cvtepi32_ps((__m128i)a); }
+/* Rounds, halves to even, and clamps to bytes 0 to 255; p need not be aligned. */
+MXN_INLINE void vf_store_bytes(uint8_t *p, vf a) {
+    const __m128i wide = _mm_cvtps_epi32(_mm_min_ps(a, _mm_set1_ps(255.0f))), words = _mm_packs_epi32(wide, wide);
+    const int32_t bytes = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
+    memcpy(p, &bytes, sizeof bytes);
+}

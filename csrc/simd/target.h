@@ -1,8 +1,12 @@
 /* Opens and closes the region of a file in which the compiler may use an instruction set's extensions. No system header
- * may be included inside: its inline functions would be compiled for that CPU and leak into the rest of the program.
+ * may be included inside: its inline functions would be compiled for that CPU and leak into the rest of the program. What the
+ * wrappers need of the standard library is included here.
  */
 #ifndef MXN_SIMD_TARGET_H
 #define MXN_SIMD_TARGET_H
+
+#include <math.h>
+#include <string.h>
 
 #define MXN_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)

@@ -36,7 +36,7 @@ def test_direct(benchmark: Any, faces: np.ndarray, batch: int, isa: str) -> None
     benchmark.group = f"logits of {batch}"
     benchmark.extra_info["isa"] = isa
     weights = read_weights(DEFAULT_MODEL)
-    network = _core.Network(weights.architecture, weights.tensors, isa, "direct")
+    network = _core.Network(weights.architecture, weights.tensors, isa, algorithm="direct")
     out = np.empty((batch, len(weights.labels)), np.float32)
     benchmark(network.logits, faces[:batch], out)
     check(benchmark, out, faces[:batch])

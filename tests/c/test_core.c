@@ -1,10 +1,13 @@
-/* Every backend of this CPU against the double-precision reference, without Python. Prints a line per backend, topology and
- * algorithm; exits with 1 when one is wrong. Usage: test_core [BACKEND] runs that one alone, and fails when it is absent.
+/* Every backend of this CPU against the references, without Python. Prints a line per backend, topology and algorithm (or
+ * int8); exits with 1 when one is wrong. Usage: test_core [BACKEND] runs that one alone, and fails when it is absent.
  */
+#define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "../../csrc/model.h"
 
@@ -22,11 +25,13 @@ static float *random_weights(size_t count, double scale) {
     return values;
 }
 
-static mxn_weights make_weights(const mxn_config *c) {
+/* `scale` on the biases of all but the last layer: 1, or what lets activations fill 0..255 for int8. */
+static mxn_weights make_weights(const mxn_config *c, double scale) {
     const size_t flat = (size_t)mxn_flat_width(c->topology), hidden = (size_t)c->hidden, classes = (size_t)c->classes;
     return (mxn_weights){
-        random_weights(64 * 16, 0.01), random_weights(16, 0.1), random_weights(256 * 32, 0.1), random_weights(32, 0.1),
-        random_weights(flat * hidden, 0.05), random_weights(hidden, 0.1),
+        random_weights(64 * 16, 0.01 * sqrt(scale)), random_weights(16, 0.1 * scale),
+        random_weights(256 * 32, 0.1), random_weights(32, 0.1 * scale),
+        random_weights(flat * hidden, 0.05), random_weights(hidden, 0.1 * scale),
         random_weights(hidden * classes, 0.3), random_weights(classes, 0.1),
     };
 }
@@ -62,7 +67,7 @@ typedef struct sample {
 
 static void make_sample(sample *s, mxn_config config, int first_kind) {
     s->config = config;
-    s->weights = make_weights(&config);
+    s->weights = make_weights(&config, 1);
     s->faces = FACES - first_kind;
     for (int f = 0; f < s->faces; f++) {
         make_face(first_kind + f, s->bytes[f]);
@@ -77,11 +82,13 @@ static double check_network(const mxn_backend *backend, mxn_algorithm algorithm,
     double largest = 0, worst = 0;
     mxn_model *model;
     mxn_workspace *workspace = mxn_workspace_new();
-    if (!workspace || mxn_model_new(&model, &s->config, &s->weights, backend, algorithm) != MXN_OK ||
+    if (!workspace || mxn_model_new(&model, &s->config, &s->weights, backend, MXN_PRECISION_FLOAT32, algorithm) != MXN_OK ||
         mxn_logits_u8(model, workspace, s->bytes[0], s->faces, from_u8) != MXN_OK ||
         mxn_logits_f32(model, workspace, s->floats[0], s->faces, from_f32) != MXN_OK)
         abort();
-    if (mxn_model_algorithm(model) != algorithm) worst = INFINITY;
+    if (mxn_model_algorithm(model) != algorithm || mxn_model_precision(model) != MXN_PRECISION_FLOAT32 ||
+        mxn_model_backend(model) != backend)
+        worst = INFINITY;
     for (int i = 0; i < s->faces * s->config.classes; i++) {
         largest = fmax(largest, fabs(s->expected[i]));
         worst = fmax(worst, fmax(fabs(from_u8[i] - s->expected[i]), fabs(from_f32[i] - s->expected[i])));
@@ -111,8 +118,8 @@ static int check_convolutions(const mxn_backend *backend, mxn_algorithm algorith
     float *image = filled(IMAGE, 0), *map[2], *flat[2];
     int wrong = 0;
     mxn_model *model;
-    if (mxn_model_new(&model, &s->config, &s->weights, backend, algorithm) != MXN_OK) abort();
-    backend->load_u8(s->bytes[s->faces - 1], image);
+    if (mxn_model_new(&model, &s->config, &s->weights, backend, MXN_PRECISION_FLOAT32, algorithm) != MXN_OK) abort();
+    backend->float32->load_u8(s->bytes[s->faces - 1], image);
     for (int i = 0; i < 2; i++) {
         float *scratch = filled(MXN_SCRATCH, fills[i]);
         map[i] = filled(MAP, ZEROS);
@@ -134,6 +141,141 @@ static int check_convolutions(const mxn_backend *backend, mxn_algorithm algorith
     for (int i = 0; i < 2; i++) free(map[i]), free(flat[i]);
     free(image);
     mxn_model_free(model);
+    return wrong;
+}
+
+/* ---- int8: every bit is right or it is wrong ----------------------------------------------------------------------- */
+
+/* Kinds of weights for int8. */
+enum { RANDOM, LARGEST, SMALLEST, ALTERNATING, KINDS_OF_WEIGHTS };
+
+static void set_all(const float *weights, size_t count, int kind) {
+    for (size_t i = 0; i < count; i++) ((float *)weights)[i] = kind == SMALLEST || (kind == ALTERNATING && i % 3) ? -1 : 1;
+}
+
+static mxn_weights make_int8_weights(const mxn_config *c, int kind) {
+    mxn_weights w = make_weights(c, 400);
+    const size_t flat = (size_t)mxn_flat_width(c->topology);
+    if (kind != RANDOM) { /* every q is 127 or -127: the largest sums there are */
+        set_all(w.conv1_weight, 64 * 16, kind == SMALLEST ? LARGEST : kind);
+        set_all(w.conv2_weight, 256 * 32, kind == SMALLEST ? LARGEST : kind);
+        set_all(w.fc1_weight, flat * (size_t)c->hidden, kind);
+        memset((float *)w.fc1_bias, 0, (size_t)c->hidden * sizeof(float));
+    }
+    return w;
+}
+
+/* Values that round, up and down, to a byte, halves among them. */
+static float near_byte(uint8_t byte, int i) {
+    static const float offset[] = {0, 0.25f, -0.25f, 0.49f};
+    if (byte == 255 && i % 2) return 256.0f + (float)i * 1e6f;
+    if (byte == 0 && i % 2) return -0.5f - (float)i * 1e6f;
+    if (i % 5 == 4) return (float)byte + (byte % 2 ? 0.25f : i % 2 ? 0.5f : -0.5f);
+    return (float)byte + offset[i % 4];
+}
+
+/* Adds to each backend's count the faces whose logits are not the reference's, bit for bit. */
+static void check_int8_network(const mxn_backend *const *backends, int count, const mxn_config *config, int kind,
+                               int first_face, int *wrong) {
+    static uint8_t bytes[FACES + 1][MXN_FACE_PIXELS];
+    static float floats[FACES + 1][MXN_FACE_PIXELS], bad[2][MXN_FACE_PIXELS];
+    static float expected[(FACES + 1) * MXN_CLASSES_MAX], found[2][(FACES + 1) * MXN_CLASSES_MAX];
+    static const float poison[] = {NAN, INFINITY, -INFINITY};
+    mxn_weights weights = make_int8_weights(config, kind);
+    const int faces = FACES - first_face + 1, classes = config->classes;
+    mxn_workspace *workspace = mxn_workspace_new();
+    if (!workspace) abort();
+    memset(bytes, 255, sizeof bytes); /* the last one stays white */
+    for (int f = 0; f < faces; f++) {
+        if (f < faces - 1) make_face(first_face + f, bytes[f]);
+        for (int i = 0; i < MXN_FACE_PIXELS; i++) floats[f][i] = near_byte(bytes[f][i], i);
+        if (mxn_reference_logits_int8(config, &weights, bytes[f], expected + f * classes) != MXN_OK) abort();
+    }
+    for (int b = 0; b < count; b++) {
+        mxn_model *model;
+        if (mxn_model_new(&model, config, &weights, backends[b], MXN_PRECISION_INT8, MXN_ALGORITHM_FASTEST) != MXN_OK ||
+            mxn_logits_u8(model, workspace, bytes[0], faces, found[0]) != MXN_OK ||
+            mxn_logits_f32(model, workspace, floats[0], faces, found[1]) != MXN_OK)
+            abort();
+        wrong[b] += mxn_model_algorithm(model) != MXN_ALGORITHM_DIRECT ||
+                    mxn_model_precision(model) != MXN_PRECISION_INT8 || mxn_model_backend(model) != backends[b] ||
+                    model->int8_conv1 != backends[b]->int8->conv1[mxn_pools_after_conv1(config->topology)];
+        for (int i = 0; i < 2 * faces; i++)
+            wrong[b] += memcmp(found[i / faces] + i % faces * classes, expected + i % faces * classes,
+                               (size_t)classes * sizeof(float)) != 0;
+        for (int i = 0; i < 3; i++) {
+            bad[1][MXN_FACE_PIXELS - 1] = poison[i];
+            wrong[b] += mxn_logits_f32(model, workspace, bad[0], 2, found[1]) != MXN_ERROR_NOT_FINITE;
+        }
+        mxn_model_free(model);
+    }
+    mxn_workspace_free(workspace);
+    free_weights(&weights);
+}
+
+/* Memory between pages that may not be touched, against the upper or the lower one. Never given back. */
+static void *guarded(size_t bytes, bool upper) {
+    enum { PAGE = 4096 };
+    const size_t inside = (bytes + PAGE - 1) / PAGE * PAGE;
+    uint8_t *memory = mmap(NULL, inside + 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED || mprotect(memory, PAGE, PROT_NONE) != 0 ||
+        mprotect(memory + PAGE + inside, PAGE, PROT_NONE) != 0)
+        abort();
+    return memory + PAGE + (upper ? inside - bytes : 0);
+}
+
+/* The kernels one by one on guarded buffers, with other contents before. Returns the number of wrong values. */
+static int check_int8_kernels(const mxn_backend *backend, const mxn_config *config) {
+    enum { IMAGE = MXN_IMAGE_ROWS * MXN_IMAGE_PITCH, MAP = MXN_MAP_PIXELS * MXN_MAP_PITCH };
+    const mxn_int8_kernels *kernels = backend->int8;
+    const int flat_width = mxn_flat_width(config->topology);
+    mxn_weights weights = make_int8_weights(config, RANDOM);
+    uint8_t *image[2], *map[2], *flat[2];
+    float *hidden[2], expected[MXN_CLASSES_MAX];
+    int wrong = 0;
+    mxn_model *model;
+    if (mxn_model_new(&model, config, &weights, backend, MXN_PRECISION_INT8, MXN_ALGORITHM_DIRECT) != MXN_OK) abort();
+    const size_t hidden_width = (size_t)model->hidden_blocks * MXN_DENSE_BLOCK;
+    const size_t classes_width = (size_t)model->classes_blocks * MXN_DENSE_BLOCK;
+    for (int i = 0; i < 2; i++) {
+        uint8_t *face = guarded(MXN_FACE_PIXELS, i);
+        float *pixels = guarded(MXN_FACE_PIXELS * sizeof(float), i), *logits = guarded(classes_width * sizeof(float), i);
+        make_face(36, face);
+        for (int p = 0; p < MXN_FACE_PIXELS; p++) pixels[p] = face[p];
+        image[i] = guarded(IMAGE, i);
+        map[i] = guarded(MAP, i);
+        flat[i] = guarded((size_t)flat_width, i);
+        hidden[i] = guarded(hidden_width * sizeof(float), i);
+        memset(flat[i], 0xFF * i, (size_t)flat_width);
+        memset(hidden[i], 0xFF * i, hidden_width * sizeof(float));
+        for (int y = 0; y < MXN_FACE_SIZE; y++)
+            memset(image[i] + (y + MXN_IMAGE_PADDING) * MXN_IMAGE_PITCH + MXN_IMAGE_PADDING, 0xFF * i, MXN_FACE_SIZE);
+        for (int y = 0; y < MXN_MAP_SIZE; y++)
+            memset(map[i] + (y + MXN_MAP_PADDING) * MXN_MAP_PITCH + MXN_MAP_PADDING * MXN_CONV1_CHANNELS, 0xFF * i,
+                   MXN_MAP_SIZE * MXN_CONV1_CHANNELS);
+        if (i == 0) kernels->load_u8(face, image[i]);
+        else wrong += !kernels->load_f32(pixels, image[i]);
+        model->int8_conv1(image[i], &model->int8_layer1, map[i]);
+        model->int8_conv2(map[i], &model->int8_layer2, flat[i]);
+        kernels->fc1(&model->int8_layer3, flat[i], flat_width, model->hidden_blocks, hidden[i]);
+        kernels->fc2(model->fc2_weight, model->fc2_bias, hidden[i], (int)hidden_width, model->classes_blocks, logits);
+        if (mxn_reference_logits_int8(config, &weights, face, expected) != MXN_OK) abort();
+        wrong += memcmp(logits, expected, (size_t)config->classes * sizeof(float)) != 0;
+    }
+    for (int i = 0; i < IMAGE; i++) {
+        const int y = i / MXN_IMAGE_PITCH - MXN_IMAGE_PADDING, x = i % MXN_IMAGE_PITCH - MXN_IMAGE_PADDING;
+        const int inside = y >= 0 && y < MXN_FACE_SIZE && x >= 0 && x < MXN_FACE_SIZE;
+        wrong += image[0][i] != image[1][i] || (!inside && image[0][i] != 0);
+    }
+    for (int i = 0; i < MAP; i++) {
+        const int y = i / MXN_MAP_PITCH - MXN_MAP_PADDING, x = i % MXN_MAP_PITCH / MXN_CONV1_CHANNELS - MXN_MAP_PADDING;
+        const int inside = y >= 0 && y < MXN_MAP_SIZE && x >= 0 && x < MXN_MAP_SIZE;
+        wrong += map[0][i] != map[1][i] || (!inside && map[0][i] != 0);
+    }
+    wrong += memcmp(flat[0], flat[1], (size_t)flat_width) != 0;
+    wrong += memcmp(hidden[0], hidden[1], hidden_width * sizeof(float)) != 0;
+    mxn_model_free(model);
+    free_weights(&weights);
     return wrong;
 }
 
@@ -185,7 +327,7 @@ int main(int argc, char **argv) {
     for (int t = MXN_TOPOLOGY_V; t <= MXN_TOPOLOGY_P12; t++) {
         const int last = t == MXN_TOPOLOGY_V ? MXN_ALGORITHM_DIRECT : MXN_ALGORITHM_TOOM_COOK;
         double worst[BACKENDS_MAX][ALGORITHMS] = {0};
-        int wrong[BACKENDS_MAX][ALGORITHMS] = {0};
+        int wrong[BACKENDS_MAX][ALGORITHMS] = {0}, wrong_int8[BACKENDS_MAX] = {0};
         for (int w = 0; w < WIDTHS; w++) {
             const mxn_config config = {(mxn_topology)t, widths[w][0], widths[w][1]};
             make_sample(&s, config, w == 0 ? FIRST_FACE : SMOOTH_AND_NOISE);
@@ -195,24 +337,35 @@ int main(int argc, char **argv) {
                     if (w == 0) wrong[b][a] = check_convolutions(backends[b], (mxn_algorithm)a, &s);
                 }
             mxn_model *model;
-            if (t == MXN_TOPOLOGY_V && mxn_model_new(&model, &config, &s.weights, scalar, MXN_ALGORITHM_TOOM_COOK) !=
-                                           MXN_ERROR_ARGUMENT)
-                return 1;
+            for (int p = MXN_PRECISION_FLOAT32; p <= MXN_PRECISION_INT8; p++)
+                if ((t == MXN_TOPOLOGY_V || p == MXN_PRECISION_INT8) &&
+                    mxn_model_new(&model, &config, &s.weights, scalar, (mxn_precision)p, MXN_ALGORITHM_TOOM_COOK) !=
+                        MXN_ERROR_ARGUMENT)
+                    return 1;
             free_weights(&s.weights);
+            for (int kind = 0; kind < KINDS_OF_WEIGHTS; kind++)
+                check_int8_network(backends, tested, &config, kind, w == 0 && kind == RANDOM ? FIRST_FACE : FACES - 2,
+                                   wrong_int8);
+            for (int b = 0; b < tested; b++) wrong_int8[b] += check_int8_kernels(backends[b], &config);
         }
         for (int b = 0; b < tested; b++)
             for (int a = MXN_ALGORITHM_DIRECT; a <= last; a++) {
                 const int ok = worst[b][a] < 1e-5 && wrong[b][a] == 0;
                 failures += !ok;
-                printf("%-4s %-7s %-3s %-9s largest relative error %.2g, %d floats depend on what was there before\n",
+                printf("%-4s %-10s %-3s %-9s largest relative error %.2g, %d floats depend on what was there before\n",
                        ok ? "ok" : "FAIL", mxn_backend_name(backends[b]), names[t], algorithms[a], worst[b][a],
                        wrong[b][a]);
             }
+        for (int b = 0; b < tested; b++) {
+            failures += wrong_int8[b] > 0;
+            printf("%-4s %-10s %-3s int8      %d results differ from the reference\n", wrong_int8[b] ? "FAIL" : "ok",
+                   mxn_backend_name(backends[b]), names[t], wrong_int8[b]);
+        }
     }
     for (int b = 0; b < tested; b++) {
         const int different = check_crops(backends[b], scalar);
         failures += different > 0;
-        printf("%-4s %-7s crops, %d pixels differ from scalar\n", different ? "FAIL" : "ok",
+        printf("%-4s %-10s crops, %d pixels differ from scalar\n", different ? "FAIL" : "ok",
                mxn_backend_name(backends[b]), different);
     }
     return failures > 0;

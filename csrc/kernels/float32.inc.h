@@ -1,4 +1,5 @@
-/* All kernels of an instruction set; include between MXN_TARGET_BEGIN and MXN_TARGET_END, after its simd/ wrapper. */
+/* All float32 kernels of an instruction set, and those of crops; include between MXN_TARGET_BEGIN and MXN_TARGET_END, after
+ * its simd/ wrapper. */
 #include "load.inc.h"
 #include "conv_direct.inc.h"
 #include "conv1_toom_cook.inc.h"
@@ -6,10 +7,9 @@
 #include "dense.inc.h"
 #include "resample.inc.h"
 
-#define MXN_BACKEND_TABLE(isa, required)                                                            \
-    const mxn_backend mxn_backend_##isa = {                                                         \
-        .name = #isa, .features = (required),                                                       \
-        .load_u8 = load_u8, .load_f32 = load_f32,                                                   \
+#define MXN_FLOAT32_TABLE(isa, required)                                                            \
+    const mxn_float32_kernels mxn_float32_##isa = {                                                 \
+        .features = (required), .load_u8 = load_u8, .load_f32 = load_f32,                           \
         .conv1 = {conv1_plain, conv1_pooled}, .conv2 = {conv2_plain, conv2_pooled},                 \
         .conv1_toom_cook = conv1_toom_cook, .conv2_toom_cook = conv2_toom_cook,                     \
         .conv1_prefers_toom_cook = CONV1_PREFERS_TOOM_COOK,                                         \

@@ -1,0 +1,20 @@
+/* Sums of four products of unsigned and signed bytes, as products of 16-bit numbers that are added up in pairs to 32 bits:
+ * SSE2 has no products of bytes. Over simd/sse2.h. */
+enum { VI_WEIGHT_BYTES = 2, VI_BYTE_OFFSET = 0 };
+typedef struct vi_pairs {
+    __m128i even, odd; /* bytes 0 and 2, 1 and 3 of each four, as 16-bit numbers */
+} vi_bytes, vi_weights;
+
+MXN_INLINE vi_bytes vi_broadcast(const uint8_t *p) {
+    int32_t four;
+    memcpy(&four, p, sizeof four);
+    const __m128i x = _mm_set1_epi32(four);
+    return (vi_bytes){_mm_and_si128(x, _mm_set1_epi16(0xFF)), _mm_srli_epi16(x, 8)};
+}
+MXN_INLINE vi_weights vi_load_weights(const int8_t *p) {
+    return (vi_weights){_mm_load_si128((const __m128i *)p), _mm_load_si128((const __m128i *)p + 1)};
+}
+MXN_INLINE vi vi_dot(vi sum, vi_bytes x, vi_weights w) {
+    sum += (vi)_mm_madd_epi16(x.even, w.even);
+    return sum + (vi)_mm_madd_epi16(x.odd, w.odd);
+}
