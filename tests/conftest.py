@@ -64,6 +64,46 @@ def random_weights() -> Callable[..., Weights]:
     return _random_weights
 
 
+def _quantised_weights(
+    architecture: str = "microexpnet-p12", hidden: int = 48, classes: int = 8, seed: int = 0, extreme: bool = False
+) -> Weights:
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for name, shape in tensor_shapes(architecture, hidden, classes).items():
+        layer = name.split(".")[0]
+        if name.endswith("bias"):
+            tensor = 20 * rng.standard_normal(shape)
+        elif layer == "fc2":
+            tensor = rng.standard_normal(shape) / 1000
+        else:
+            fan_in = np.prod(shape[:-1])
+            q = rng.integers(-127, 128, shape)
+            q.reshape(-1, shape[-1])[rng.integers(fan_in, size=shape[-1]), np.arange(shape[-1])] = 127
+            if extreme:
+                q = np.where(rng.random(shape[-1]) < 0.5, 127, -127) * np.ones(shape, int)
+            # Scales of 16 bits, such that sums of random bytes have a deviation of 100 or so.
+            scale = np.round(rng.uniform(0.5, 1, shape[-1]) * 2**16) / 2**16 * 2.0 ** -round(np.log2(fan_in**0.5 * 100))
+            tensor = q * scale
+        tensors[name] = tensor.astype(np.float32)
+    return Weights(
+        architecture=architecture,
+        labels=tuple(f"class {i}" for i in range(classes)),
+        preprocessing="face-square",
+        training=f"random, seed {seed}",
+        tensors=tensors,
+        quantised=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def quantised_weights() -> Callable[..., Weights]:
+    """A function (architecture, hidden, classes, seed, extreme) -> quantised Weights, all with defaults.
+
+    Activations fill 0..255 and beyond on random faces; `extreme`: every int8 weight is 127 or -127.
+    """
+    return _quantised_weights
+
+
 @pytest.fixture(scope="session", params=["module", "file"])
 def run_tool(request: pytest.FixtureRequest) -> Callable[..., subprocess.CompletedProcess[str]]:
     """A function (name, *arguments) that runs a tool in a process of its own, in both ways that a user may."""

@@ -1,4 +1,4 @@
-"""The C core without Python: tests/c/test_core.c natively, under sanitizers, on emulated AArch64 and AVX-512."""
+"""The C core without Python: tests/c/test_core.c natively, under sanitizers, on emulated AArch64, AVX-512 and VNNI."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def for_bochs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("bochs"), "gcc", flags, "-static", "-no-pie")
 
 
-@pytest.mark.parametrize("isa", ["avx512", "avx512vnni"])
+@pytest.mark.parametrize("isa", ["avx512", "avx512vnni", "avxvnni"])
 def test_avx512_under_emulation(request: pytest.FixtureRequest, isa: str) -> None:
     if isa in available_isas():
         pytest.skip("this CPU runs it natively")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 from mxn_edge import Student, WeightFileError, _core, active_isa, available_isas
 from mxn_edge.weights import ARCHITECTURES, Weights, write_weights
-from tests.reference import reference_logits
+from tests.reference import integer_reference, reference_logits
 
 ALL_ISAS = ("scalar", "sse2", "avx2", "avxvnni", "avx512", "avx512vnni", "neon", "neondot")
 #: Those that have the float32 kernels of another one.
@@ -80,6 +81,25 @@ def c_reference(weights: Weights, faces: np.ndarray) -> np.ndarray:
     for face, out in zip(faces.astype(np.float32), logits, strict=True):
         _core.reference_logits(weights.architecture, weights.tensors, face, out)
     return logits
+
+
+def int8_reference(weights: Weights, faces: np.ndarray) -> np.ndarray:
+    logits = np.empty((len(faces), len(weights.labels)), np.float32)
+    for face, out in zip(faces, logits, strict=True):
+        _core.reference_logits_int8(weights.architecture, weights.tensors, face, out)
+    return logits
+
+
+def int8_logits(weights: Weights, faces: np.ndarray, isa: str | None) -> np.ndarray:
+    network = _core.Network(weights.architecture, weights.tensors, isa, "int8")
+    assert (network.isa, network.precision, network.algorithm) == (isa or active_isa(), "int8", "direct")
+    logits = np.empty((len(faces), len(weights.labels)), np.float32)
+    network.logits(np.ascontiguousarray(faces), logits)
+    return logits
+
+
+def assert_same_bits(found: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_array_equal(found.view(np.uint32), expected.view(np.uint32))
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
@@ -186,6 +206,163 @@ def test_default_weights_do_what_their_card_says(data_dir: Path) -> None:
     assert all(estimate.value > 0 for estimate in found.recall.values())
 
 
+# ---- int8: bit for bit -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hidden", [1, 33])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_two_int8_references_are_the_same(
+    architecture: str, hidden: int, quantised_weights: MakeWeights, random_weights: MakeWeights
+) -> None:
+    faces = np.concatenate([noise(2), single_pixels()[::17]])
+    for weights in (quantised_weights(architecture, hidden, 5), random_weights(architecture, hidden, 5)):
+        expected = np.stack([integer_reference(weights, face).logits for face in faces])
+        assert_same_bits(int8_reference(weights, faces), expected)
+    middle = integer_reference(quantised_weights(architecture, hidden, 5), faces[0])
+    for activations in (middle.first, middle.second):  # they neither vanish nor saturate
+        assert np.mean((activations > 0) & (activations < 255)) > 0.2
+
+
+@pytest.mark.parametrize(("hidden", "classes"), [(48, 8), (1, 1), (7, 3), (50, 17), (257, 64), (1024, 8)])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_int8_is_the_reference(
+    isa: str, architecture: str, hidden: int, classes: int, quantised_weights: MakeWeights
+) -> None:
+    weights = quantised_weights(architecture, hidden, classes)
+    faces = noise(3)
+    expected = int8_reference(weights, faces)
+    assert hidden < 7 or len(np.unique(expected)) > classes
+    for given in (faces, faces.astype(np.float32)):
+        assert_same_bits(int8_logits(weights, given, isa), expected)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("make_faces", [single_pixels, border_lines])
+def test_int8_paddings(
+    isa: str, architecture: str, make_faces: Callable[[], np.ndarray], quantised_weights: MakeWeights
+) -> None:
+    weights = quantised_weights(architecture, 40)
+    faces = make_faces()
+    expected = int8_reference(weights, faces)
+    assert np.ptp(expected, axis=0).min() > 1e-3  # the pixels do make a difference
+    assert_same_bits(int8_logits(weights, faces, isa), expected)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_int8_does_not_saturate(isa: str, architecture: str, quantised_weights: MakeWeights) -> None:
+    """All pixels 255 and all weights ±127: the largest sums there are, also of two products."""
+    weights = quantised_weights(architecture, 64, extreme=True)
+    tensors = {name: np.abs(t) if name == "conv1.weight" else t for name, t in weights.tensors.items()}
+    weights = replace(weights, tensors=tensors)
+    faces = np.stack([np.full((84, 84), 255, np.uint8), *noise(2)])
+    assert_same_bits(int8_logits(weights, faces, isa), int8_reference(weights, faces))
+
+
+def test_int8_rounds_float_faces(isa: str, quantised_weights: MakeWeights) -> None:
+    weights = quantised_weights()
+    values = np.array(
+        [0, -0.0, 0.5, 0.50001, 1.5, 2.5, 3.49999, 253.5, 254.5, 254.50002, 255, 255.5, 256, 1e30, -0.5, -7, -1e30,
+         1e-45, 3.4e38], np.float32
+    )  # fmt: skip
+    faces = np.random.default_rng(1).choice(values, (3, 84, 84))
+    rounded = np.clip(np.rint(faces), 0, 255).astype(np.uint8)
+    assert_same_bits(int8_logits(weights, faces, isa), int8_reference(weights, rounded))
+
+
+def test_int8_of_every_batch_size(isa: str, quantised_weights: MakeWeights) -> None:
+    weights = quantised_weights()
+    faces = noise(65)
+    expected = int8_reference(weights, faces)
+    for count in range(66):
+        assert_same_bits(int8_logits(weights, faces[:count], isa), expected[:count])
+
+
+def test_int8_of_weights_that_are_not_quantised(isa: str, random_weights: MakeWeights) -> None:
+    """The C core quantises whatever it is given; dead outputs and denormal weights included."""
+    weights = random_weights(hidden=20)
+    tensors = {name: tensor.copy() for name, tensor in weights.tensors.items()}
+    tensors["conv1.weight"] *= 30
+    tensors["conv1.weight"][..., 3] = 0
+    tensors["conv2.weight"][..., 5] *= np.float32(1e-44)
+    tensors["fc1.weight"][:, 7] = 0
+    weights = replace(weights, tensors=tensors)
+    faces = noise(2)
+    assert_same_bits(int8_logits(weights, faces, isa), int8_reference(weights, faces))
+
+
+def test_int8_and_float32_take_turns_in_threads(quantised_weights: MakeWeights) -> None:
+    weights, faces = quantised_weights(), noise(8)
+    students = [Student(weights, precision="int8"), Student(weights, precision="float32")]
+    expected = [student.logits(faces) for student in students]
+    wrong: list[int] = []
+
+    def work(which: int) -> None:
+        for _ in range(100):
+            if not np.array_equal(students[which].logits(faces), expected[which]):
+                wrong.append(which)
+
+    threads = [threading.Thread(target=work, args=(n % 2,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+# ---- Choosing a precision --------------------------------------------------------------------------------------------
+
+
+def test_precision_by_default(isa: str, quantised_weights: MakeWeights, random_weights: MakeWeights) -> None:
+    faster = isa in ("avx512vnni", "avxvnni", "neondot")
+    assert _core.prefers_int8(isa) == faster
+    for precision in ({}, {"precision": "auto"}):
+        assert Student(quantised_weights(), isa=isa, **precision).info.precision == ("int8" if faster else "float32")
+        assert Student(random_weights(), isa=isa, **precision).info.precision == "float32"
+
+
+def test_precision_by_default_follows_the_environment(
+    isa: str, quantised_weights: MakeWeights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MXN_EDGE_ISA", isa)
+    student = Student(quantised_weights())
+    assert student.info.isa == isa
+    assert student.info.precision == ("int8" if _core.prefers_int8(isa) else "float32")
+    assert_same_bits(Student(quantised_weights(), precision="int8").logits(noise(2)),
+                     int8_reference(quantised_weights(), noise(2)))  # fmt: skip
+
+
+def test_forced_precision(quantised_weights: MakeWeights, tmp_path: Path) -> None:
+    weights, faces = quantised_weights(), noise(4)
+    write_weights(tmp_path / "model", weights)
+    int8, float32 = (Student.load(tmp_path / "model", precision=precision) for precision in ("int8", "float32"))
+    assert (int8.info.precision, float32.info.precision) == ("int8", "float32")
+    assert float32.info.bytes == 260_000
+    assert int8.info.bytes == 64_512 + 4 * (488 + 96)
+    assert_same_bits(int8.logits(faces), int8_reference(weights, faces))
+    assert_same_bits(int8.logits(faces[0]), int8_reference(weights, faces)[0])
+    assert relative_error(float32.logits(faces), reference_logits(weights, faces)) < 2e-5
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        int8.logits(np.full((84, 84), np.nan, np.float32))
+
+
+def test_int8_needs_quantised_weights(random_weights: MakeWeights, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"these weights are not quantised.*tools\.quantise"):
+        Student(random_weights(), precision="int8")
+    write_weights(tmp_path / "plain.safetensors", random_weights())
+    with pytest.raises(ValueError, match=r"plain\.safetensors: these weights are not quantised"):
+        Student.load(tmp_path / "plain.safetensors", precision="int8")
+
+
+def test_unknown_precision(quantised_weights: MakeWeights) -> None:
+    weights = quantised_weights()
+    with pytest.raises(ValueError, match="precision 'int4' is not one of auto, float32, int8"):
+        Student(weights, precision="int4")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="precision 'int4' is unknown"):
+        _core.Network(weights.architecture, weights.tensors, precision="int4")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="algorithm 'toom-cook' for microexpnet-p12 in int8"):
+        _core.Network(weights.architecture, weights.tensors, precision="int8", algorithm="toom-cook")
+
+
 # ---- Forcing an instruction set --------------------------------------------------------------------------------------
 
 
@@ -247,7 +424,7 @@ def test_unavailable_isa(name: str, random_weights: MakeWeights, monkeypatch: py
 
 
 def test_default_student() -> None:
-    student = Student.load()
+    student = Student.load(precision="float32")
     assert student.info.parameters == 65_000
     assert student.info.bytes == 260_000
     assert student.info.architecture == "microexpnet-p12"
@@ -291,6 +468,22 @@ def test_probabilities(random_weights: MakeWeights) -> None:
 def test_probabilities_of_huge_logits(random_weights: MakeWeights) -> None:
     faces = np.full((1, 84, 84), 1e30, np.float32)
     assert np.isfinite(Student(random_weights()).probabilities(faces)).all()
+
+
+def test_in_place_and_converted_faces_give_the_same(random_weights: MakeWeights) -> None:
+    """Arrays that are handed to C as they are, and everything that is not."""
+    student = Student(random_weights())
+    faces = noise(3)
+    expected = student.logits(faces)
+    for given in (np.asfortranarray(faces), memoryview(faces), np.ma.masked_array(faces), faces.view(np.recarray)):
+        np.testing.assert_array_equal(student.logits(given), expected)
+    np.testing.assert_array_equal(student.logits(faces[1]), expected[1])
+    out = np.empty(8, np.float32)
+    assert student.logits(faces[1], out) is out
+    np.testing.assert_array_equal(out, expected[1])
+    for faces_in, bad in ((faces[1], np.empty((1, 8), np.float32)), (faces[:1], out)):
+        with pytest.raises(ValueError, match="out has shape"):
+            student.logits(faces_in, bad)
 
 
 def test_out(random_weights: MakeWeights) -> None:

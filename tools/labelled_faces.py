@@ -148,6 +148,17 @@ def read_unlabelled_faces(folder: Path, detector: Detector, size: int) -> NDArra
     return np.stack(faces)
 
 
+def read_cropped_faces(folder: Path) -> list[Frame]:
+    """Read every picture below a folder, in the order of the files' names; each is a face.
+
+    Raises `OSError` or `LabelledFacesError` when one cannot be read or there is none.
+    """
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise LabelledFacesError(f"{folder}: no pictures ({', '.join(IMAGE_SUFFIXES)})")
+    return [_read_picture(file) for file in files]
+
+
 def _canonical(label: str) -> str:
     label = label.strip().lower()
     return _ALIASES.get(label, label)
