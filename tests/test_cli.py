@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mxn_edge import available_isas
+from mxn_edge._core import prefers_int8
 
 cv2 = pytest.importorskip("cv2")
 
@@ -132,6 +133,26 @@ def test_model_option(photo: Path, tmp_path: Path, random_weights) -> None:
     write_weights(tmp_path / "model.safetensors", random_weights(classes=2))
     result = run("predict", "--json", photo, "--model", tmp_path / "model.safetensors")
     assert set(json.loads(result.stdout)[0]["faces"][0]["probabilities"]) == {"class 0", "class 1"}
+
+
+def test_precision(photo: Path, tmp_path: Path, quantised_weights, random_weights) -> None:
+    from mxn_edge.weights import write_weights
+
+    write_weights(tmp_path / "quantised", quantised_weights(classes=2))
+    write_weights(tmp_path / "plain", random_weights(classes=2))
+    for isa in available_isas():
+        found = {}
+        for name in ("quantised", "plain"):
+            report = json.loads(run("info", "--json", "--model", tmp_path / name, MXN_EDGE_ISA=isa).stdout)
+            assert report["quantised"] == (name == "quantised")
+            found[name] = report["precision"]
+        assert found == {"quantised": "int8" if prefers_int8(isa) else "float32", "plain": "float32"}
+    assert "quantised:      yes" in run("info", "--model", tmp_path / "quantised").stdout
+    result = run("bench", "--json", "--seconds", "0.01", "--image", photo, "--model", tmp_path / "quantised")
+    names = [item["name"] for item in json.loads(result.stdout)["results"]]
+    assert [name for name in names if name.startswith("student")] == [
+        f"student {precision}, batch {count}" for precision in ("float32", "int8") for count in (1, 8, 64)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,20 @@ def test_models(tmp_path: Path, portrait: np.ndarray, random_weights) -> None:
         Recognizer(tmp_path / "absent.safetensors")
 
 
+def test_precision(tmp_path: Path, portrait: np.ndarray, quantised_weights, random_weights) -> None:
+    write_weights(tmp_path / "quantised", quantised_weights())
+    write_weights(tmp_path / "plain", random_weights())
+    for precision in ("int8", "float32"):
+        recognizer = Recognizer(tmp_path / "quantised", precision=precision)
+        assert recognizer.student.info.precision == precision
+        expected = Recognizer(Student(quantised_weights(), precision=precision)).predict(portrait)
+        assert same(recognizer.predict(portrait), expected)
+    by_default = Student(quantised_weights()).info.precision
+    assert Recognizer(tmp_path / "quantised").student.info.precision == by_default
+    with pytest.raises(ValueError, match=r"plain: these weights are not quantised"):
+        Recognizer(tmp_path / "plain", precision="int8")
+
+
 def test_obeys_the_preprocessing_of_the_weights(portrait: np.ndarray, random_weights) -> None:
     from dataclasses import replace
 

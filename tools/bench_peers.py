@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -40,10 +40,8 @@ from tools.terminal import markdown, positive
 Floats = NDArray[np.float64]
 Faces = NDArray[np.uint8]
 
-#: Our precisions, and the student of each.
-OURS: dict[str, Callable[..., Student]] = {
-    "float32": Student,
-}
+#: Ours; int8 with weights that are quantised.
+PRECISIONS: tuple[Literal["float32", "int8"], ...] = ("float32", "int8")
 #: Largest difference of float32 logits from the reference, relative to the largest |logit|.
 TOLERANCE = 1e-4
 #: Least fraction of faces on which int8 logits have the top class of the reference.
@@ -225,10 +223,16 @@ def load(
     """The rows of the table, ours first, with the engine of each that is installed."""
     rows: list[Row] = []
     engines: list[Engine | None] = []
-    for precision, student in OURS.items():
+    for precision in PRECISIONS:
+        if precision == "int8" and not weights.quantised:
+            reason = "the weights are not quantised: python -m tools.quantise"
+            rows.append(Row("mxn-edge", precision, __version__, "missing", reason))
+            engines.append(None)
+            continue
         for isa in isas:
             rows.append(Row(f"mxn-edge {isa}", precision, __version__))
-            engines.append(Engine(__version__, np.ascontiguousarray, student(weights, isa=isa).logits))
+            student = Student(weights, precision=precision, isa=isa)
+            engines.append(Engine(__version__, np.ascontiguousarray, student.logits))
     for peer in PEERS:
         if peer.key not in keys:
             continue

@@ -1,4 +1,4 @@
-"""Compare the logits of every instruction set of this machine with ONNX Runtime's.
+"""Compare the float32 logits of every instruction set of this machine with ONNX Runtime's.
 
 Imports numpy, OpenCV, ONNX Runtime, mxn_edge, tools.export_onnx and tools.labelled_faces only.
 """
@@ -144,7 +144,7 @@ def check(path: Path, batches: dict[str, NDArray[np.float32]]) -> bool:
     print(f"{'isa':<12}{'faces':<8}{'input':<9}{'count':>5}{'max abs':>11}{'max rel':>11}  top-1")
     passed = True
     for isa in available_isas():
-        student = Student.load(path, isa=isa)
+        student = Student.load(path, precision="float32", isa=isa)
         for name, faces in batches.items():
             for inputs in (faces.round().astype(np.uint8), faces):
                 result = compare(expected_logits(inputs), student.logits(inputs))
@@ -162,9 +162,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="check_parity",
-        description="Compare the logits of every instruction set that this machine has with ONNX Runtime's, on random "
-        f"faces and on real ones. Exit code: 0 when all differences are below {TOLERANCE:g} of the largest |logit| and "
-        "all top classes agree (ties apart), 1 when not, 2 when the files cannot be used.",
+        description="Compare the float32 logits of every instruction set that this machine has with ONNX Runtime's, on "
+        f"random faces and on real ones. Exit code: 0 when all differences are below {TOLERANCE:g} of the largest "
+        "|logit| and all top classes agree (ties apart), 1 when not, 2 when the files cannot be used.",
     )
     parser.add_argument("model", type=Path, metavar="MODEL.safetensors", help="weight file")
     parser.add_argument(

@@ -33,8 +33,8 @@ static void int8_fc1(const mxn_int8_layer *layer, const uint8_t *src, int inputs
             vi total = sum[0][v];
 #pragma GCC unroll 8
             for (int u = 1; u < INT8_DENSE_CHAINS; u++) total = vi_add(total, sum[u][v]);
-            const vf value = vf_add(vf_multiply(vi_to_float(total), vf_load(layer->scale + lanes)), vf_load(layer->bias + lanes));
-            vf_store(dst + lanes, vf_max(value, vf_zero()));
+            const vf product = vf_multiply(vi_to_float(total), vf_load(layer->scale + lanes));
+            vf_store(dst + lanes, vf_max(vf_add(product, vf_load(layer->bias + lanes)), vf_zero()));
         }
     }
 }

@@ -8,4 +8,6 @@ MXN_INLINE vi_bytes vi_broadcast(const uint8_t *p) {
     return (vi)_mm256_set1_epi32(four);
 }
 MXN_INLINE vi_weights vi_load_weights(const int8_t *p) { return (vi)_mm256_load_si256((const __m256i *)p); }
-MXN_INLINE vi vi_dot(vi sum, vi_bytes x, vi_weights w) { return (vi)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)x, (__m256i)w); }
+MXN_INLINE vi vi_dot(vi sum, vi_bytes x, vi_weights w) {
+    return (vi)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)x, (__m256i)w);
+}

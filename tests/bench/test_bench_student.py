@@ -1,4 +1,4 @@
-"""The network alone, per instruction set and algorithm, beside ONNX Runtime with the same weights and faces."""
+"""The network alone, per instruction set, algorithm and precision, beside ONNX Runtime with the same weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BATCHES = (1, 8, 64)
 
 def check(benchmark: Any, found: np.ndarray, faces: np.ndarray) -> None:
     """A result counts only when the logits are right."""
-    expected = Student.load(isa="scalar").logits(faces)
+    expected = Student.load(precision="float32", isa="scalar").logits(faces)
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
     benchmark.extra_info["faces"] = len(faces)
 
@@ -26,7 +26,7 @@ def check(benchmark: Any, found: np.ndarray, faces: np.ndarray) -> None:
 def test_student(benchmark: Any, faces: np.ndarray, batch: int, isa: str) -> None:
     benchmark.group = f"logits of {batch}"
     benchmark.extra_info["isa"] = isa
-    student = Student.load(isa=isa)
+    student = Student.load(precision="float32", isa=isa)
     check(benchmark, benchmark(student.logits, faces[:batch]), faces[:batch])
 
 
@@ -40,6 +40,21 @@ def test_direct(benchmark: Any, faces: np.ndarray, batch: int, isa: str) -> None
     out = np.empty((batch, len(weights.labels)), np.float32)
     benchmark(network.logits, faces[:batch], out)
     check(benchmark, out, faces[:batch])
+
+
+@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize("batch", BATCHES)
+def test_int8(benchmark: Any, faces: np.ndarray, batch: int, isa: str) -> None:
+    """Of weights that are not quantised the C core makes useless logits, but in the same time."""
+    benchmark.group = f"logits of {batch}"
+    benchmark.extra_info.update(isa=isa, precision="int8", faces=batch)
+    weights = read_weights(DEFAULT_MODEL)
+    network = _core.Network(weights.architecture, weights.tensors, isa, "int8")
+    out, expected = (np.empty((batch, len(weights.labels)), np.float32) for _ in range(2))
+    benchmark(network.logits, faces[:batch], out)
+    for face, logits in zip(faces, expected, strict=False):
+        _core.reference_logits_int8(weights.architecture, weights.tensors, face, logits)
+    np.testing.assert_array_equal(out, expected)
 
 
 @pytest.mark.parametrize("batch", BATCHES)

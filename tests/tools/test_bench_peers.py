@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from mxn_edge import available_isas
 from mxn_edge.student import DEFAULT_MODEL, Student
-from mxn_edge.weights import Weights, read_weights
+from mxn_edge.weights import Weights, read_weights, write_weights
 from tools import bench_peers as tool
 from tools import peer_models, peers
 from tools.peers import Engine, Peer
@@ -30,7 +31,7 @@ def fake(key: str, error: float = 0.0, precision: str = "float32") -> tuple[Peer
 
     def build(weights: Weights, calibration: np.ndarray) -> Engine:
         assert calibration.shape == (tool.CALIBRATION_FACES, 84, 84)
-        student = Student(weights, isa="scalar")
+        student = Student(weights, precision="float32", isa="scalar")
 
         def run(face: np.ndarray) -> np.ndarray:
             calls[0] += 1
@@ -73,7 +74,10 @@ def test_deviation_by_hand() -> None:
 def test_the_reference_is_independent_of_instruction_sets(random_weights: MakeWeights) -> None:
     weights = random_weights(hidden=5)
     faces = tool.synthetic_faces(3)
-    assert tool.deviation_from(tool.reference(weights, faces), Student(weights).logits(faces)).largest < 1e-5
+    assert (
+        tool.deviation_from(tool.reference(weights, faces), Student(weights, precision="float32").logits(faces)).largest
+        < 1e-5
+    )
 
 
 def test_a_tampered_peer_is_refused_before_timing(
@@ -113,6 +117,23 @@ def test_missing_and_failing_peers_are_named(
     assert f"missing: Fake absent float32, {reason}" in capsys.readouterr().out
     assert tool.main([*QUICK, "--engines", "absent", "bad"]) == 1
     assert "refused: Fake bad float32, does not load: no luck" in capsys.readouterr().out
+
+
+def test_our_int8_stands_beside_float32(
+    with_peers: Callable[..., None],
+    quantised_weights: MakeWeights,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with_peers()
+    write_weights(tmp_path / "quantised", quantised_weights())
+    assert tool.main([*QUICK, "--model", str(tmp_path / "quantised")]) in (0, 1)  # random weights may miss the classes
+    output = capsys.readouterr().out
+    for isa in available_isas():
+        assert len([line for line in output.splitlines() if line.startswith(f"| mxn-edge {isa} ")]) == 2
+    write_weights(tmp_path / "plain", replace(quantised_weights(), quantised=False))
+    assert tool.main([*QUICK, "--model", str(tmp_path / "plain")]) == 0
+    assert "missing: mxn-edge int8, the weights are not quantised" in capsys.readouterr().out
 
 
 def test_other_shapes_are_refused(with_peers: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,13 +224,14 @@ def test_table_json_and_chart(
     assert tool.main([*QUICK, "--engines", "good", "absent", *files]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert f"ratios to mxn-edge {isas[0]} float32" in lines[1]
-    rows = [line for line in lines if line.startswith("|")]
-    assert len(rows) == 2 + len(isas) + 1
+    rows = [line for line in lines if line.startswith("| mxn-edge") and " float32 " in line]
+    assert len(rows) == len(isas)
     content = json.loads((tmp_path / "bench.json").read_text())
     assert content["base"] == f"mxn-edge {isas[0]} float32"
     assert content["faces"] == {"source": "synthetic", "compared": 5, "timed": 5}
     assert content["weights"]["file"] == "default.safetensors"
-    assert [row["name"] for row in content["rows"]] == [f"mxn-edge {i}" for i in isas] + ["Fake good", "Fake absent"]
+    assert [row["name"] for row in content["rows"]][: len(isas)] == [f"mxn-edge {isa}" for isa in isas]
+    assert [row["name"] for row in content["rows"]][-2:] == ["Fake good", "Fake absent"]
     ours, good, absent = content["rows"][0], *content["rows"][-2:]
     assert ours["ratio"] == 1
     assert good["status"] == "timed"
@@ -270,7 +292,7 @@ def test_wrong_arguments(arguments: list[str]) -> None:
 def test_stdout_holds_only_the_table(run_tool: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     result = run_tool("bench_peers", *QUICK, "--isa", available_isas()[0], "--engines")
     assert result.returncode == 0, result.stderr
-    assert [line[:2] for line in result.stdout.splitlines()[3:]] == ["| "] * 3
+    assert [line[:2] for line in result.stdout.splitlines()[3:6]] == ["| "] * 3
 
 
 # --- the engines that are installed --------------------------------------------------------------------------------

@@ -200,7 +200,8 @@ def test_wrong_logits_fail(
 
     class Wrong:
         @classmethod
-        def load(cls, path: Path, isa: str) -> Wrong:
+        def load(cls, path: Path, precision: str, isa: str) -> Wrong:
+            assert precision == "float32"
             return cls()
 
         def logits(self, faces: NDArray[np.generic]) -> NDArray[np.float32]:
