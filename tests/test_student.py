@@ -26,7 +26,7 @@ MakeWeights = Callable[..., Weights]
 def isa(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     if name not in available_isas():
-        pytest.skip(f"this CPU does not run {name} (tests/test_c_core.py runs neon under emulation)")
+        pytest.skip(f"this CPU does not run {name} (tests/test_c_core.py emulates what it can)")
     return name
 
 
