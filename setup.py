@@ -25,7 +25,7 @@ core = Extension(
         "-ffp-contract=off",
         "-fvisibility=hidden",
     ],
-    libraries=["m"],
+    libraries=["m", "pthread"],
     define_macros=[("Py_LIMITED_API", "0x030B0000")] if limited_api else [],
     py_limited_api=limited_api,
 )

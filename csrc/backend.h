@@ -12,6 +12,8 @@
 
 /* src: see shapes.h for the layouts of image and map; the bias and ReLU are included; scratch: MXN_SCRATCH floats. */
 typedef void (*mxn_conv_kernel)(const float *src, const float *weight, const float *bias, float *dst, float *scratch);
+/* The same from an image of bytes, which are made floats as they are read. */
+typedef void (*mxn_conv_u8_kernel)(const uint8_t *src, const float *weight, const float *bias, float *dst, float *scratch);
 
 /* Rows that are resampled together in a crop: the widest vector of floats there is. */
 enum { MXN_CROP_ROWS = 16 };
@@ -27,10 +29,15 @@ typedef struct mxn_float32_kernels {
     mxn_conv_kernel conv2[2]; /* [with max-pool]; map -> flat */
     /* Toom-Cook, with max-pool; weight: see transform.c. */
     mxn_conv_kernel conv1_toom_cook, conv2_toom_cook;
+    mxn_conv_u8_kernel conv1_toom_cook_u8; /* NULL where it is not faster than load_u8 and conv1_toom_cook */
     bool conv1_prefers_toom_cook, conv2_prefers_toom_cook; /* it is faster than direct with max-pool */
-    /* weight: block of 16 outputs-in-16 outputs; `inputs` is a multiple of 16. */
-    void (*dense)(const float *weight, const float *bias, const float *src, int inputs, int blocks, bool relu,
-                  float *dst);
+    /* weight: block of 16 outputs-in-16 outputs; `inputs` is a multiple of 16; pitches: floats from one of up to
+     * MXN_DENSE_FACES faces to the next. */
+    void (*dense)(const float *weight, const float *bias, int inputs, int blocks, bool relu, const float *src, int src_pitch,
+                  float *dst, int dst_pitch, int faces);
+    /* The same with weights that are int8 times a scale per output; NULL where it is not faster. */
+    void (*dense_s8)(const int8_t *weight, const float *scale, const float *bias, int inputs, int blocks, bool relu,
+                     const float *src, int src_pitch, float *dst, int dst_pitch, int faces);
 
     /* Pieces of a crop. `gray` has one float per pixel, 0..255. */
     void (*gray_row)(const uint8_t *pixel, ptrdiff_t step, const ptrdiff_t offset[3], const int32_t luma[3], int count,

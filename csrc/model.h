@@ -15,7 +15,12 @@ struct mxn_model {
     int classes_blocks; /* of 16 outputs */
     /* float32 only */
     mxn_conv_kernel conv1, conv2;
-    float *conv1_weight, *conv1_bias, *conv2_weight, *conv2_bias, *fc1_weight, *fc1_bias;
+    mxn_conv_u8_kernel conv1_u8; /* NULL where the algorithm of conv1 has none: bytes are then made floats first */
+    float *conv1_weight, *conv1_bias, *conv2_weight, *conv2_bias, *fc1_bias;
+    bool quantised_fc1; /* its weights are int8 times a scale, exactly: they are in the last two, not in fc1_weight */
+    float *fc1_weight;
+    int8_t *fc1_weight_s8;
+    float *fc1_scale;
     /* int8 only */
     mxn_int8_conv_kernel int8_conv1, int8_conv2;
     mxn_int8_layer int8_layer1, int8_layer2, int8_layer3; /* conv1, conv2, fc1 */

@@ -1,23 +1,25 @@
 /* The run pipeline and its workspace: face -> image -> map -> flat -> hidden -> logits. The only caller of the network's
- * kernels.
+ * kernels; batches are shared by team.c.
  */
 #include "mxn.h"
 
 #include <stdalign.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "model.h"
+#include "team.h"
 
 /* The paddings of images and maps are zeroed once, in mxn_workspace_init; the kernels write the insides only. */
 struct mxn_workspace {
     alignas(MXN_ALIGNMENT) float image[MXN_IMAGE_ROWS * MXN_IMAGE_PITCH];
     alignas(MXN_ALIGNMENT) float map[MXN_MAP_PIXELS * MXN_MAP_PITCH];
     alignas(MXN_ALIGNMENT) float scratch[MXN_SCRATCH];
-    alignas(MXN_ALIGNMENT) float flat[MXN_FLAT_MAX];
-    alignas(MXN_ALIGNMENT) float hidden[MXN_HIDDEN_MAX];
-    alignas(MXN_ALIGNMENT) float logits[MXN_CLASSES_MAX];
-    /* of an int8 model, which shares the last two above */
+    alignas(MXN_ALIGNMENT) float flat[MXN_DENSE_FACES][MXN_FLAT_MAX];
+    alignas(MXN_ALIGNMENT) float hidden[MXN_DENSE_FACES][MXN_HIDDEN_MAX];
+    alignas(MXN_ALIGNMENT) float logits[MXN_DENSE_FACES][MXN_CLASSES_MAX];
+    /* of an int8 model, which shares the last two above; float32 kernels may read image_bytes too */
     alignas(MXN_ALIGNMENT) uint8_t image_bytes[MXN_IMAGE_ROWS * MXN_IMAGE_PITCH];
     alignas(MXN_ALIGNMENT) uint8_t map_bytes[MXN_MAP_PIXELS * MXN_MAP_PITCH];
     alignas(MXN_ALIGNMENT) uint8_t flat_bytes[MXN_FLAT_MAX];
@@ -37,53 +39,117 @@ mxn_workspace *mxn_workspace_new(void) {
 
 void mxn_workspace_free(mxn_workspace *workspace) { free(workspace); }
 
-static void run_float32(const mxn_model *model, mxn_workspace *workspace) {
-    const mxn_float32_kernels *kernels = model->backend->float32;
-    model->conv1(workspace->image, model->conv1_weight, model->conv1_bias, workspace->map, workspace->scratch);
-    model->conv2(workspace->map, model->conv2_weight, model->conv2_bias, workspace->flat, workspace->scratch);
-    kernels->dense(model->fc1_weight, model->fc1_bias, workspace->flat, model->flat, model->hidden_blocks, true,
-                   workspace->hidden);
-    kernels->dense(model->fc2_weight, model->fc2_bias, workspace->hidden, model->hidden_blocks * MXN_DENSE_BLOCK,
-                   model->classes_blocks, false, workspace->logits);
+/* Loads a face; false when it holds NaN or infinity. */
+static bool load(const mxn_model *model, mxn_workspace *workspace, const void *face, bool is_float, bool as_bytes) {
+    const mxn_float32_kernels *float32 = model->backend->float32;
+    const mxn_int8_kernels *int8 = model->backend->int8;
+    if (is_float) return as_bytes ? int8->load_f32(face, workspace->image_bytes) : float32->load_f32(face, workspace->image);
+    if (as_bytes)
+        int8->load_u8(face, workspace->image_bytes);
+    else
+        float32->load_u8(face, workspace->image);
+    return true;
 }
 
-static void run_int8(const mxn_model *model, mxn_workspace *workspace) {
-    const mxn_int8_kernels *kernels = model->backend->int8;
-    model->int8_conv1(workspace->image_bytes, &model->int8_layer1, workspace->map_bytes);
-    model->int8_conv2(workspace->map_bytes, &model->int8_layer2, workspace->flat_bytes);
-    kernels->fc1(&model->int8_layer3, workspace->flat_bytes, model->flat, model->hidden_blocks, workspace->hidden);
-    kernels->fc2(model->fc2_weight, model->fc2_bias, workspace->hidden, model->hidden_blocks * MXN_DENSE_BLOCK,
-                 model->classes_blocks, workspace->logits);
+/* The loaded face -> flat[index], or in int8 hidden[index]. */
+static void convolve(const mxn_model *model, mxn_workspace *workspace, bool as_bytes, int index) {
+    if (model->precision == MXN_PRECISION_INT8) {
+        model->int8_conv1(workspace->image_bytes, &model->int8_layer1, workspace->map_bytes);
+        model->int8_conv2(workspace->map_bytes, &model->int8_layer2, workspace->flat_bytes);
+        model->backend->int8->fc1(&model->int8_layer3, workspace->flat_bytes, model->flat, model->hidden_blocks,
+                                  workspace->hidden[index]);
+        return;
+    }
+    if (as_bytes)
+        model->conv1_u8(workspace->image_bytes, model->conv1_weight, model->conv1_bias, workspace->map, workspace->scratch);
+    else
+        model->conv1(workspace->image, model->conv1_weight, model->conv1_bias, workspace->map, workspace->scratch);
+    model->conv2(workspace->map, model->conv2_weight, model->conv2_bias, workspace->flat[index], workspace->scratch);
 }
 
-/* From the loaded image to the logits. */
-static void run(const mxn_model *model, mxn_workspace *workspace, float *logits) {
-    (model->precision == MXN_PRECISION_INT8 ? run_int8 : run_float32)(model, workspace);
-    memcpy(logits, workspace->logits, (size_t)model->config.classes * sizeof(float));
+/* What `convolve` left of up to MXN_DENSE_FACES faces -> their logits. */
+static void connect(const mxn_model *model, mxn_workspace *workspace, int faces, float *logits) {
+    const mxn_float32_kernels *float32 = model->backend->float32;
+    const int hidden = model->hidden_blocks * MXN_DENSE_BLOCK, classes = model->config.classes;
+    if (model->precision == MXN_PRECISION_INT8) {
+        for (int i = 0; i < faces; i++)
+            model->backend->int8->fc2(model->fc2_weight, model->fc2_bias, workspace->hidden[i], hidden,
+                                      model->classes_blocks, workspace->logits[i]);
+    } else {
+        if (model->quantised_fc1)
+            float32->dense_s8(model->fc1_weight_s8, model->fc1_scale, model->fc1_bias, model->flat, model->hidden_blocks,
+                              true, workspace->flat[0], MXN_FLAT_MAX, workspace->hidden[0], MXN_HIDDEN_MAX, faces);
+        else
+            float32->dense(model->fc1_weight, model->fc1_bias, model->flat, model->hidden_blocks, true, workspace->flat[0],
+                           MXN_FLAT_MAX, workspace->hidden[0], MXN_HIDDEN_MAX, faces);
+        float32->dense(model->fc2_weight, model->fc2_bias, hidden, model->classes_blocks, false, workspace->hidden[0],
+                       MXN_HIDDEN_MAX, workspace->logits[0], MXN_CLASSES_MAX, faces);
+    }
+    for (int i = 0; i < faces; i++, logits += classes)
+        memcpy(logits, workspace->logits[i], (size_t)classes * sizeof(float));
+}
+
+/* faces: `count` faces of float32, or of uint8. */
+static mxn_status run(const mxn_model *model, mxn_workspace *workspace, const void *faces, bool is_float, ptrdiff_t count,
+                      float *logits) {
+    if (count < 0) return MXN_ERROR_ARGUMENT;
+    const bool as_bytes = model->precision == MXN_PRECISION_INT8 || (!is_float && model->conv1_u8);
+    const uint8_t *face = faces;
+    while (count > 0) {
+        const int group = count < MXN_DENSE_FACES ? (int)count : MXN_DENSE_FACES;
+        int ready = 0;
+        for (; ready < group && load(model, workspace, face, is_float, as_bytes); ready++) {
+            convolve(model, workspace, as_bytes, ready);
+            face += MXN_FACE_PIXELS * (is_float ? sizeof(float) : sizeof(uint8_t));
+        }
+        connect(model, workspace, ready, logits);
+        if (ready < group) return MXN_ERROR_NOT_FINITE;
+        logits += ready * model->config.classes;
+        count -= ready;
+    }
+    return MXN_OK;
 }
 
 mxn_status mxn_logits_u8(const mxn_model *model, mxn_workspace *workspace, const uint8_t *faces, ptrdiff_t count,
                          float *logits) {
-    if (count < 0) return MXN_ERROR_ARGUMENT;
-    for (; count > 0; count--, faces += MXN_FACE_PIXELS, logits += model->config.classes) {
-        if (model->precision == MXN_PRECISION_INT8)
-            model->backend->int8->load_u8(faces, workspace->image_bytes);
-        else
-            model->backend->float32->load_u8(faces, workspace->image);
-        run(model, workspace, logits);
-    }
-    return MXN_OK;
+    return run(model, workspace, faces, false, count, logits);
 }
 
 mxn_status mxn_logits_f32(const mxn_model *model, mxn_workspace *workspace, const float *faces, ptrdiff_t count,
                           float *logits) {
+    return run(model, workspace, faces, true, count, logits);
+}
+
+typedef struct batch {
+    const mxn_model *model;
+    const void *faces;
+    bool is_float;
+    float *logits;
+    atomic_int status; /* of some part that failed, or MXN_OK */
+} batch;
+
+static void run_part(void *context, mxn_workspace *workspace, ptrdiff_t first, ptrdiff_t count) {
+    batch *b = context;
+    const ptrdiff_t bytes = MXN_FACE_PIXELS * (b->is_float ? sizeof(float) : sizeof(uint8_t));
+    const mxn_status status = run(b->model, workspace, (const uint8_t *)b->faces + first * bytes, b->is_float, count,
+                                  b->logits + first * b->model->config.classes);
+    if (status != MXN_OK) atomic_store(&b->status, (int)status);
+}
+
+static mxn_status run_in_team(mxn_team *team, const mxn_model *model, mxn_workspace *workspace, const void *faces,
+                              bool is_float, ptrdiff_t count, float *logits) {
     if (count < 0) return MXN_ERROR_ARGUMENT;
-    for (; count > 0; count--, faces += MXN_FACE_PIXELS, logits += model->config.classes) {
-        const bool finite = model->precision == MXN_PRECISION_INT8
-                                ? model->backend->int8->load_f32(faces, workspace->image_bytes)
-                                : model->backend->float32->load_f32(faces, workspace->image);
-        if (!finite) return MXN_ERROR_NOT_FINITE;
-        run(model, workspace, logits);
-    }
-    return MXN_OK;
+    batch b = {model, faces, is_float, logits, MXN_OK};
+    mxn_team_run(team, run_part, &b, workspace, count, MXN_DENSE_FACES);
+    return (mxn_status)atomic_load(&b.status);
+}
+
+mxn_status mxn_team_logits_u8(mxn_team *team, const mxn_model *model, mxn_workspace *workspace, const uint8_t *faces,
+                              ptrdiff_t count, float *logits) {
+    return run_in_team(team, model, workspace, faces, false, count, logits);
+}
+
+mxn_status mxn_team_logits_f32(mxn_team *team, const mxn_model *model, mxn_workspace *workspace, const float *faces,
+                               ptrdiff_t count, float *logits) {
+    return run_in_team(team, model, workspace, faces, true, count, logits);
 }

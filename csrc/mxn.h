@@ -109,7 +109,7 @@ mxn_precision mxn_model_precision(const mxn_model *model);
 mxn_algorithm mxn_model_algorithm(const mxn_model *model);
 void mxn_model_free(mxn_model *model); /* NULL is fine */
 
-/* Memory for one call at a time, about 200 KB; serves every model. Either from the heap, or laid out in memory of the
+/* Memory for one call at a time, about 240 KB; serves every model. Either from the heap, or laid out in memory of the
  * caller's (mxn_workspace_bytes() bytes, aligned to MXN_ALIGNMENT; returns NULL when it is not aligned). */
 mxn_workspace *mxn_workspace_new(void); /* NULL when out of memory */
 void mxn_workspace_free(mxn_workspace *workspace);
@@ -123,6 +123,28 @@ mxn_status mxn_logits_u8(const mxn_model *model, mxn_workspace *workspace, const
                          float *logits);
 mxn_status mxn_logits_f32(const mxn_model *model, mxn_workspace *workspace, const float *faces, ptrdiff_t count,
                           float *logits);
+
+/* ---- Threads --------------------------------------------------------------------------------------------------- */
+
+#define MXN_THREADS_MAX 256
+
+/* Threads that share the faces of a batch with their caller, and sleep between calls. One team serves any number of
+ * models and callers: who finds it at work computes alone, and so does a process that was forked after the team was
+ * made. */
+typedef struct mxn_team mxn_team;
+
+/* `threads`: 1 to MXN_THREADS_MAX, the caller's included: one fewer is started. */
+mxn_status mxn_team_new(mxn_team **team, int threads);
+void mxn_team_free(mxn_team *team); /* nobody may be using it; NULL is fine */
+
+/* As mxn_logits_u8 and mxn_logits_f32, with the same bits; `workspace` is the caller's. After MXN_ERROR_NOT_FINITE any of
+ * the logits may have been written. */
+mxn_status mxn_team_logits_u8(mxn_team *team, const mxn_model *model, mxn_workspace *workspace, const uint8_t *faces,
+                              ptrdiff_t count, float *logits);
+mxn_status mxn_team_logits_f32(mxn_team *team, const mxn_model *model, mxn_workspace *workspace, const float *faces,
+                               ptrdiff_t count, float *logits);
+
+/* ---- The reference --------------------------------------------------------------------------------------------- */
 
 /* The yardstick of every test: the same logits of one face by plain loops in double precision, unfused. */
 mxn_status mxn_reference_logits(const mxn_config *config, const mxn_weights *weights, const float *face,

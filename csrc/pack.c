@@ -11,13 +11,40 @@ int mxn_flat_width(mxn_topology topology) {
 
 static int blocks(int outputs) { return (outputs + MXN_DENSE_BLOCK - 1) / MXN_DENSE_BLOCK; }
 
-/* src: in-out; dst: block-in-16 outputs. What lies beyond `inputs` and `outputs` is already zero in dst, so that the padded
- * outputs of one layer are zero inputs of the next. */
+/* Where the weight from input i to output o lies: block-in-16 outputs. */
+static size_t dense_place(int i, int o, int padded_inputs) {
+    return ((size_t)(o / MXN_DENSE_BLOCK) * (size_t)padded_inputs + (size_t)i) * MXN_DENSE_BLOCK + (size_t)(o % MXN_DENSE_BLOCK);
+}
+
+/* src: in-out. What lies beyond `inputs` and `outputs` is already zero in dst, so that the padded outputs of one layer are
+ * zero inputs of the next. */
 static void pack_dense(float *dst, const float *src, int inputs, int padded_inputs, int outputs) {
     for (int i = 0; i < inputs; i++)
-        for (int o = 0; o < outputs; o++)
-            dst[((size_t)(o / MXN_DENSE_BLOCK) * padded_inputs + i) * MXN_DENSE_BLOCK + o % MXN_DENSE_BLOCK] =
-                src[(size_t)i * outputs + o];
+        for (int o = 0; o < outputs; o++) dst[dense_place(i, o, padded_inputs)] = src[(size_t)i * (size_t)outputs + (size_t)o];
+}
+
+/* The scale with which the largest weight of output `o` becomes ±127; 1 where there are no weights. weight: in-out. */
+static float int8_scale(const float *weight, int inputs, int outputs, int o) {
+    float largest = 0;
+    for (int i = 0; i < inputs; i++) largest = fmaxf(largest, fabsf(weight[(size_t)i * (size_t)outputs + (size_t)o]));
+    return largest / MXN_INT8_MAX > 0 ? largest / MXN_INT8_MAX : 1;
+}
+
+/* Only weights that are too small for their scale (denormal) or not finite are ever clamped. */
+static int8_t quantise(float weight, float scale) {
+    return (int8_t)fmaxf(fminf(rintf(weight / scale), MXN_INT8_MAX), -MXN_INT8_MAX);
+}
+
+/* Whether every weight is a whole multiple of its output's scale. */
+static bool is_quantised(const float *weight, int inputs, int outputs) {
+    for (int o = 0; o < outputs; o++) {
+        const float scale = int8_scale(weight, inputs, outputs, o);
+        for (int i = 0; i < inputs; i++) {
+            const float value = weight[(size_t)i * (size_t)outputs + (size_t)o];
+            if (quantise(value, scale) * scale != value) return false;
+        }
+    }
+    return true;
 }
 
 /* The next `bytes` of `memory`, which start aligned; NULL when memory is NULL. */
@@ -53,7 +80,12 @@ static size_t lay_out(mxn_model *model, char *memory) {
         model->conv1_bias = take_floats(memory, &used, MXN_CONV1_CHANNELS);
         model->conv2_weight = take_floats(memory, &used, toom_cook2 ? MXN_CONV2_TOOM_COOK_WEIGHTS : MXN_CONV2_WEIGHTS);
         model->conv2_bias = take_floats(memory, &used, MXN_CONV2_CHANNELS);
-        model->fc1_weight = take_floats(memory, &used, flat * hidden);
+        if (model->quantised_fc1) {
+            model->fc1_weight_s8 = take(memory, &used, flat * hidden);
+            model->fc1_scale = take_floats(memory, &used, hidden);
+        } else {
+            model->fc1_weight = take_floats(memory, &used, flat * hidden);
+        }
         model->fc1_bias = take_floats(memory, &used, hidden);
     }
     model->fc2_weight = take_floats(memory, &used, hidden * classes);
@@ -73,7 +105,16 @@ static void fill_float32(mxn_model *model, const mxn_weights *weights) {
     else
         memcpy(model->conv2_weight, weights->conv2_weight, MXN_CONV2_WEIGHTS * sizeof(float));
     memcpy(model->conv2_bias, weights->conv2_bias, MXN_CONV2_CHANNELS * sizeof(float));
-    pack_dense(model->fc1_weight, weights->fc1_weight, model->flat, model->flat, model->config.hidden);
+    const int hidden = model->config.hidden;
+    if (model->quantised_fc1)
+        for (int o = 0; o < hidden; o++) {
+            model->fc1_scale[o] = int8_scale(weights->fc1_weight, model->flat, hidden, o);
+            for (int i = 0; i < model->flat; i++)
+                model->fc1_weight_s8[dense_place(i, o, model->flat)] =
+                    quantise(weights->fc1_weight[(size_t)i * (size_t)hidden + (size_t)o], model->fc1_scale[o]);
+        }
+    else
+        pack_dense(model->fc1_weight, weights->fc1_weight, model->flat, model->flat, hidden);
     memcpy(model->fc1_bias, weights->fc1_bias, (size_t)model->config.hidden * sizeof(float));
 }
 
@@ -82,14 +123,11 @@ static void fill_float32(mxn_model *model, const mxn_weights *weights) {
 static void fill_layer(mxn_int8_layer *layer, const mxn_int8_kernels *kernels, const float *weight, const float *bias,
                        int inputs, int outputs, int8_t *q) {
     for (int o = 0; o < outputs; o++) {
-        float largest = 0;
-        for (int i = 0; i < inputs; i++) largest = fmaxf(largest, fabsf(weight[(size_t)i * outputs + o]));
-        const float scale = largest / MXN_INT8_MAX > 0 ? largest / MXN_INT8_MAX : 1;
+        const float scale = int8_scale(weight, inputs, outputs, o);
         int32_t sum = 0;
         for (int i = 0; i < inputs; i++) {
             const size_t place = (size_t)i * outputs + o;
-            /* Only weights that are too small for their scale (denormal) or not finite are ever clamped. */
-            q[place] = (int8_t)fmaxf(fminf(rintf(weight[place] / scale), MXN_INT8_MAX), -MXN_INT8_MAX);
+            q[place] = quantise(weight[place], scale);
             sum += q[place];
         }
         layer->start[o] = kernels->byte_offset * sum;
@@ -138,7 +176,9 @@ mxn_status mxn_model_new(mxn_model **out, const mxn_config *config, const mxn_we
         header.int8_conv2 = backend->int8->conv2[pool2];
     } else {
         header.conv1 = toom_cook1 ? float32->conv1_toom_cook : float32->conv1[pool1];
+        header.conv1_u8 = toom_cook1 ? float32->conv1_toom_cook_u8 : NULL;
         header.conv2 = toom_cook2 ? float32->conv2_toom_cook : float32->conv2[pool2];
+        header.quantised_fc1 = float32->dense_s8 && is_quantised(weights->fc1_weight, header.flat, config->hidden);
     }
 
     const size_t bytes = lay_out(&header, NULL);

@@ -43,6 +43,7 @@ enum {
 
     /* Fully connected layers are computed in blocks of 16 outputs, the widest vector of floats there is. */
     MXN_DENSE_BLOCK = 16,
+    MXN_DENSE_FACES = 3, /* that share each load of their weights, in a batch */
     MXN_HIDDEN_MAX = 1024,
     MXN_CLASSES_MAX = 64,
 

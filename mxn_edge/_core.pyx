@@ -108,6 +108,20 @@ cdef extern from "mxn.h" nogil:
     mxn_status mxn_logits_f32(
         const mxn_model *model, mxn_workspace *workspace, const float *faces, Py_ssize_t count, float *logits
     )
+    enum:
+        MXN_THREADS_MAX
+    ctypedef struct mxn_team:
+        pass
+    mxn_status mxn_team_new(mxn_team **team, int threads)
+    void mxn_team_free(mxn_team *team)
+    mxn_status mxn_team_logits_u8(
+        mxn_team *team, const mxn_model *model, mxn_workspace *workspace, const uint8_t *faces, Py_ssize_t count,
+        float *logits
+    )
+    mxn_status mxn_team_logits_f32(
+        mxn_team *team, const mxn_model *model, mxn_workspace *workspace, const float *faces, Py_ssize_t count,
+        float *logits
+    )
     mxn_status mxn_reference_logits(
         const mxn_config *config, const mxn_weights *weights, const float *face, double *logits
     )
@@ -147,6 +161,8 @@ cdef extern from "mxn.h" nogil:
 cdef enum:
     FACE_SIZE = 84
     FACE_PIXELS = 84 * 84
+
+MAX_THREADS = MXN_THREADS_MAX
 
 cdef dict TOPOLOGIES = {
     "microexpnet-v": MXN_TOPOLOGY_V,
@@ -250,15 +266,16 @@ cdef class Network:
     """A packed model of one backend with workspaces for the threads that use it."""
 
     cdef mxn_model *model
+    cdef mxn_team *team # NULL for one thread
     cdef mxn_pool workspaces
     cdef readonly str isa
     cdef readonly str precision
     cdef readonly str algorithm
     cdef readonly int classes
 
-    def __cinit__(self, str architecture, tensors, isa=None, precision="float32", algorithm=None):
+    def __cinit__(self, str architecture, tensors, isa=None, precision="float32", algorithm=None, int threads=1):
         """precision: "float32" or "int8". algorithm: "direct", "toom-cook", or None for the fastest; the attribute says
-        which was chosen."""
+        which was chosen. threads: that share a batch, the caller's included."""
         cdef const mxn_backend *backend = resolve(isa)
         cdef _Tensors held = _Tensors(architecture, tensors)
         cdef mxn_status status
@@ -277,6 +294,12 @@ cdef class Network:
                 f"unsupported: {held.config.hidden} hidden units, {held.config.classes} classes, "
                 f"algorithm {algorithm!r} for {architecture} in {precision}"
             )
+        if threads != 1:
+            status = mxn_team_new(&self.team, threads)
+            if status == MXN_ERROR_MEMORY:
+                raise MemoryError(f"{threads} threads cannot be started")
+            if status != MXN_OK:
+                raise ValueError(f"threads is {threads}; expected 1 to {MXN_THREADS_MAX}")
         # Of the model, not of what was asked for.
         self.isa = mxn_backend_name(mxn_model_backend(self.model)).decode()
         self.precision = "int8" if mxn_model_precision(self.model) == MXN_PRECISION_INT8 else "float32"
@@ -288,6 +311,7 @@ cdef class Network:
         while workspace != NULL:
             mxn_workspace_free(<mxn_workspace *>workspace)
             workspace = mxn_pool_take(&self.workspaces)
+        mxn_team_free(self.team)
         mxn_model_free(self.model)
 
     def try_logits(self, faces, out):
@@ -369,10 +393,7 @@ cdef class Network:
             if workspace == NULL:
                 status = MXN_ERROR_MEMORY
             else:
-                if bytes_in:
-                    status = mxn_logits_u8(self.model, workspace, <const uint8_t *>source.buf, count, <float *>target.buf)
-                else:
-                    status = mxn_logits_f32(self.model, workspace, <const float *>source.buf, count, <float *>target.buf)
+                status = self.run_batch(workspace, bytes_in, source.buf, count, <float *>target.buf)
                 surplus = mxn_pool_give(&self.workspaces, workspace)
                 if surplus != NULL:
                     mxn_workspace_free(<mxn_workspace *>surplus)
@@ -381,6 +402,17 @@ cdef class Network:
         if status == MXN_ERROR_NOT_FINITE:
             raise ValueError("a face contains NaN or infinity")
         return 0
+
+    cdef mxn_status run_batch(
+        self, mxn_workspace *workspace, bint bytes_in, const void *faces, Py_ssize_t count, float *logits
+    ) noexcept nogil:
+        if self.team == NULL and bytes_in:
+            return mxn_logits_u8(self.model, workspace, <const uint8_t *>faces, count, logits)
+        if self.team == NULL:
+            return mxn_logits_f32(self.model, workspace, <const float *>faces, count, logits)
+        if bytes_in:
+            return mxn_team_logits_u8(self.team, self.model, workspace, <const uint8_t *>faces, count, logits)
+        return mxn_team_logits_f32(self.team, self.model, workspace, <const float *>faces, count, logits)
 
 
 def reference_logits(str architecture, tensors, face, out):

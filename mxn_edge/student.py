@@ -44,6 +44,7 @@ class StudentInfo:
         source: the file that it came from, or "" for one made in memory.
         isa: the instruction set that runs it.
         precision: "float32" or "int8", what it is computed in.
+        threads: how many threads share a batch.
     """
 
     architecture: str
@@ -55,6 +56,7 @@ class StudentInfo:
     source: str
     isa: str
     precision: str
+    threads: int
 
 
 class Student:
@@ -66,15 +68,21 @@ class Student:
             quantised and the instruction set is faster with them. In int8, float32 faces are rounded to whole grey
             levels (halves to even) and clamped to 0..255, and logits are the same bits on every machine.
         isa: instruction set to run on, one of `available_isas()`; default: `active_isa()`.
+        threads: how many threads share the faces of a call, the caller's included; never more than the CPUs that this
+            process may use, and 0 for all of them. They are started once and sleep between calls. A call that finds
+            them at work for another one runs on its own thread alone, as does every call in a forked process.
 
     Raises:
         ValueError: `isa` or the environment variable MXN_EDGE_ISA names an instruction set that is not available; the
-            precision is unknown; it is "int8" and the weights are not quantised.
+            precision is unknown; it is "int8" and the weights are not quantised; `threads` is negative.
     """
 
-    def __init__(self, weights: Weights, *, precision: Precision = "auto", isa: str | None = None) -> None:
+    def __init__(
+        self, weights: Weights, *, precision: Precision = "auto", isa: str | None = None, threads: int = 1
+    ) -> None:
         chosen = _choose_precision(weights, precision, isa)
-        self._network = _core.Network(weights.architecture, weights.tensors, isa, chosen)
+        count = _choose_threads(threads)
+        self._network = _core.Network(weights.architecture, weights.tensors, isa, chosen, threads=count)
         self._labels = weights.labels
         self._info = StudentInfo(
             architecture=weights.architecture,
@@ -86,18 +94,24 @@ class Student:
             source=weights.source,
             isa=self._network.isa,
             precision=self._network.precision,
+            threads=count,
         )
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str] | None = None, *, precision: Precision = "auto", isa: str | None = None
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        precision: Precision = "auto",
+        isa: str | None = None,
+        threads: int = 1,
     ) -> Student:
         """Load a weight file; without a path, the weights that come with the package.
 
         Raises `OSError` when the file cannot be opened, `WeightFileError` when its content is not valid, and
         `ValueError` as the class does.
         """
-        return cls(read_weights(DEFAULT_MODEL if path is None else path), precision=precision, isa=isa)
+        return cls(read_weights(DEFAULT_MODEL if path is None else path), precision=precision, isa=isa, threads=threads)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -161,6 +175,13 @@ def _choose_precision(weights: Weights, precision: str, isa: str | None) -> Lite
     if precision == "auto":
         return "int8" if weights.quantised and _core.prefers_int8(isa) else "float32"
     raise ValueError(f"precision {precision!r} is not one of auto, float32, int8")
+
+
+def _choose_threads(threads: int) -> int:
+    if threads < 0:
+        raise ValueError(f"threads is {threads}; expected 0 (all CPUs) or more")
+    cpus = min(len(os.sched_getaffinity(0)), _core.MAX_THREADS)
+    return min(threads, cpus) or cpus
 
 
 def _parameter_bytes(weights: Weights, precision: str) -> int:

@@ -38,7 +38,9 @@ def build(folder: Path, compiler: str, flags: list[str], *link_flags: str) -> Pa
     # The test itself needs no vectorising, which takes GCC long.
     test_flags = ["-O1" if flag == "-O3" else flag for flag in flags]
     test = ROOT / "tests" / "c" / "test_core.c"
-    subprocess.run([compiler, *STRICT, *test_flags, test, *objects, "-o", program, "-lm", *link_flags], check=True)
+    subprocess.run(
+        [compiler, *STRICT, *test_flags, test, *objects, "-o", program, "-lm", "-pthread", *link_flags], check=True
+    )
     return program
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
+import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -146,6 +149,24 @@ def test_every_batch_size(isa: str, algorithm: str, random_weights: MakeWeights)
     one_by_one = np.concatenate([network_logits(weights, face[None], isa, algorithm) for face in faces])
     for count in range(66):
         np.testing.assert_array_equal(network_logits(weights, faces[:count], isa, algorithm), one_by_one[:count])
+
+
+@pytest.mark.parametrize("hidden", [48, 7, 1024])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_quantised_weights_in_float32(
+    isa: str, architecture: str, hidden: int, quantised_weights: MakeWeights, random_weights: MakeWeights
+) -> None:
+    """Their first fully connected layer is kept as bytes where that is faster: the answers are as close as ever."""
+    fc1 = quantised_weights(architecture, hidden).tensors["fc1.weight"] / 128
+    weights = random_weights(architecture, hidden)
+    weights = replace(weights, tensors={**weights.tensors, "fc1.weight": fc1})
+    faces = noise(7)
+    expected = reference_logits(weights, faces)
+    one_by_one = np.concatenate([network_logits(weights, face[None], isa, None) for face in faces])
+    for count in range(1, 8):
+        found = network_logits(weights, faces[:count], isa, None)
+        assert relative_error(found, expected[:count]) < 2e-5
+        np.testing.assert_array_equal(found, one_by_one[:count])
 
 
 def test_earlier_faces_leave_nothing_behind(isa: str, algorithm: str, random_weights: MakeWeights) -> None:
@@ -558,6 +579,57 @@ def test_one_student_in_many_threads(random_weights: MakeWeights) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_threads_give_the_same_bits(precision: str, quantised_weights: MakeWeights) -> None:
+    weights, faces = quantised_weights(), noise(65)
+    expected = Student(weights, precision=precision).logits(faces)  # type: ignore[arg-type]
+    # As many as there are CPUs at most: the machine that runs this may have one.
+    for threads in (0, 2, 1000):
+        student = Student(weights, precision=precision, threads=threads)  # type: ignore[arg-type]
+        assert student.info.threads == min(threads or 1000, len(os.sched_getaffinity(0)))
+        for count in range(66):
+            assert_same_bits(student.logits(faces[:count]), expected[:count])
+            assert_same_bits(student.logits(faces[:count].astype(np.float32)), expected[:count])
+    with pytest.raises(ValueError, match="threads is -1"):
+        Student(weights, threads=-1)
+
+
+def test_threads_are_kept_and_sleep(random_weights: MakeWeights) -> None:
+    """No call starts a thread, and an idle student takes no time."""
+    weights, faces = random_weights(), noise(64)
+    network = _core.Network(weights.architecture, weights.tensors, threads=4)  # more than a Student may have here
+    out = np.empty((64, 8), np.float32)
+
+    def running() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    before = running()
+    for _ in range(50):
+        network.logits(faces, out)
+    assert running() == before
+    spent = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - spent < 0.1
+    del network
+    assert running() == before - 3
+
+
+def test_a_forked_process_computes_alone(random_weights: MakeWeights) -> None:
+    weights, faces = random_weights(), noise(64)
+    network = _core.Network(weights.architecture, weights.tensors, threads=3)
+    out, again = np.empty((64, 8), np.float32), np.empty((64, 8), np.float32)
+    network.logits(faces, out)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that this process has threads
+        child = os.fork()
+    if child == 0:
+        network.logits(faces, again)
+        os._exit(0 if np.array_equal(out, again) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    network.logits(faces, again)
+    assert_same_bits(again, out)
 
 
 def test_gil_is_released(random_weights: MakeWeights) -> None:

@@ -156,33 +156,30 @@ static uint8_t face[MXN_FACE_PIXELS];
 static float logits[MXN_CLASSES_MAX];
 
 static void run_layer(const mxn_model *model, mxn_workspace *workspace, enum layer layer) {
-    const mxn_float32_kernels *float32 = model->backend->float32;
     const mxn_int8_kernels *int8 = model->backend->int8;
     const bool bytes = model->precision == MXN_PRECISION_INT8;
-    const int hidden = model->hidden_blocks * MXN_DENSE_BLOCK;
     switch (layer) {
     case LOAD:
-        if (bytes) int8->load_u8(face, workspace->image_bytes);
-        else float32->load_u8(face, workspace->image);
+        load(model, workspace, face, false, bytes || model->conv1_u8);
         break;
     case CONV1:
-        if (bytes) model->int8_conv1(workspace->image_bytes, &model->int8_layer1, workspace->map_bytes);
-        else model->conv1(workspace->image, model->conv1_weight, model->conv1_bias, workspace->map, workspace->scratch);
+        if (bytes)
+            model->int8_conv1(workspace->image_bytes, &model->int8_layer1, workspace->map_bytes);
+        else if (model->conv1_u8)
+            model->conv1_u8(workspace->image_bytes, model->conv1_weight, model->conv1_bias, workspace->map, workspace->scratch);
+        else
+            model->conv1(workspace->image, model->conv1_weight, model->conv1_bias, workspace->map, workspace->scratch);
         break;
     case CONV2:
-        if (bytes) model->int8_conv2(workspace->map_bytes, &model->int8_layer2, workspace->flat_bytes);
-        else model->conv2(workspace->map, model->conv2_weight, model->conv2_bias, workspace->flat, workspace->scratch);
+        if (bytes)
+            model->int8_conv2(workspace->map_bytes, &model->int8_layer2, workspace->flat_bytes);
+        else
+            model->conv2(workspace->map, model->conv2_weight, model->conv2_bias, workspace->flat[0], workspace->scratch);
         break;
     case DENSE:
-        if (bytes) {
-            int8->fc1(&model->int8_layer3, workspace->flat_bytes, model->flat, model->hidden_blocks, workspace->hidden);
-            int8->fc2(model->fc2_weight, model->fc2_bias, workspace->hidden, hidden, model->classes_blocks, workspace->logits);
-        } else {
-            float32->dense(model->fc1_weight, model->fc1_bias, workspace->flat, model->flat, model->hidden_blocks, true,
-                           workspace->hidden);
-            float32->dense(model->fc2_weight, model->fc2_bias, workspace->hidden, hidden, model->classes_blocks, false,
-                           workspace->logits);
-        }
+        if (bytes)
+            int8->fc1(&model->int8_layer3, workspace->flat_bytes, model->flat, model->hidden_blocks, workspace->hidden[0]);
+        connect(model, workspace, 1, logits);
         break;
     default: mxn_logits_u8(model, workspace, face, 1, logits);
     }

@@ -116,7 +116,7 @@ def build(folder: Path) -> Path:
     with ThreadPoolExecutor() as pool:
         objects = list(pool.map(compile_one, [*core, ROOT / "tools" / "roofline.c"]))
     program = folder / "roofline"
-    run(*objects, "-lm", "-o", program)
+    run(*objects, "-lm", "-pthread", "-o", program)
     return program
 
 

@@ -1,6 +1,6 @@
 /* conv1 with stride 2, its bias, ReLU and max-pool, by Toom-Cook convolution. Over simd/, shapes.h and toom_cook.h.
  *
- *     src:    y-x, padded                       weight: point-product-tap-oc (transform.c)
+ *     src:    y-x, padded, float32 or bytes     weight: point-product-tap-oc (transform.c)
  *     dst:    y-x-oc, padded                    scratch: struct conv1_scratch
  *
  * A strip of 6 output rows is 3 rows of the pooled map. Its 9 source rows of each parity become 9 points (rows of `plain`);
@@ -13,12 +13,15 @@
 
 enum {
     CONV1_PREFERS_TOOM_COOK = 1, /* on every instruction set it is faster than conv1_pooled */
+    CONV1_READS_U8 = VF_WIDENS,  /* the rows that two strips share are widened twice, which must cost little */
 
     CONV1_ROW = MXN_IMAGE_PITCH + VF_LANES, /* a vector more, so that a load shifted by two stays inside */
     CONV1_COLUMNS = 2 * MXN_CONV1_POOLED_OUTPUT + MXN_CONV1_KERNEL - 2,
 
     /* Pairs of columns at a time: accumulators of two columns each, weights and one broadcast must fit the registers. */
     CONV1_GROUP = VF_LANES >= 16 ? 11 : VF_LANES >= 8 || VF_REGISTERS >= 32 ? 3 : 1,
+    /* Fewer sums than multiply-adds in flight: what both columns share is then added up in two. */
+    CONV1_SPLIT = VF_LANES >= 8 && CONV1_GROUP * CONV1_VECTORS < 8,
 };
 
 typedef struct conv1_scratch {
@@ -28,14 +31,20 @@ typedef struct conv1_scratch {
 } conv1_scratch;
 _Static_assert(sizeof(conv1_scratch) <= MXN_SCRATCH * sizeof(float), "the scratch memory holds it");
 
-/* src: the first row of the strip. The columns behind CONV1_COLUMNS are loaded and stored, but never used. */
-MXN_INLINE void conv1_transform_source(const float *src, conv1_scratch *scratch) {
+/* The image is float32, or bytes. */
+MXN_INLINE vf conv1_load(const void *image, const bool bytes, const ptrdiff_t place) {
+    return bytes ? vf_load_u8((const uint8_t *)image + place) : vf_load((const float *)image + place);
+}
+
+/* first: the first row of the strip. The columns behind CONV1_COLUMNS are loaded and stored, but never used. */
+MXN_INLINE void conv1_transform_source(const void *image, const bool bytes, const int first, conv1_scratch *scratch) {
     enum { PAIRS = MXN_CONV1_PAIRS_OF_POINTS, INFINITE = 2 * PAIRS };
     for (int parity = 0; parity < 2; parity++) {
         for (int x = 0; x < CONV1_COLUMNS; x += VF_LANES) {
             vf row[MXN_CONV1_POINTS];
 #pragma GCC unroll 9
-            for (int i = 0; i < MXN_CONV1_POINTS; i++) row[i] = vf_load(src + (2 * i + parity) * MXN_IMAGE_PITCH + x);
+            for (int i = 0; i < MXN_CONV1_POINTS; i++) 
+                row[i] = conv1_load(image, bytes, (first + 2 * i + parity) * MXN_IMAGE_PITCH + x);
 #pragma GCC unroll 4
             for (int p = 0; p < PAIRS; p++) {
                 vf even = row[6], odd = row[7];
@@ -87,16 +96,17 @@ MXN_INLINE void conv1_sum(const float *weight, conv1_scratch *scratch, const int
 #pragma GCC unroll 11
         for (int t = 0; t < pairs; t++)
 #pragma GCC unroll 4
-            for (int v = 0; v < CONV1_VECTORS; v++) sum[0][t][v] = vf_zero();
+            for (int v = 0; v < CONV1_VECTORS; v++) sum[0][t][v] = sum[1][t][v] = vf_zero();
 #pragma GCC unroll 8
         for (int tap = 0; tap < TAPS; tap++) {
             const int offset = tap / 4 * CONV1_ROW + tap / 2 % 2 * 4 + tap % 2;
-            conv1_add_tap(plain + 2 + offset, weight + tap * CHANNELS, pairs, sum[0]);
+            conv1_add_tap(plain + 2 + offset, weight + tap * CHANNELS, pairs, sum[CONV1_SPLIT ? tap % 2 : 0]);
         }
 #pragma GCC unroll 11
         for (int t = 0; t < pairs; t++)
 #pragma GCC unroll 4
-            for (int v = 0; v < CONV1_VECTORS; v++) sum[1][t][v] = sum[0][t][v];
+            for (int v = 0; v < CONV1_VECTORS; v++)
+                sum[0][t][v] = sum[1][t][v] = CONV1_SPLIT ? vf_add(sum[0][t][v], sum[1][t][v]) : sum[0][t][v];
 #pragma GCC unroll 8
         for (int tap = 0; tap < TAPS; tap++) {
             const int offset = tap / 4 * CONV1_ROW + tap / 2 % 2 * 4 + tap % 2;
@@ -165,15 +175,23 @@ MXN_INLINE void conv1_group(const float *weight, const float *bias, conv1_scratc
     conv1_finish(scratch, bias, dst + first * MXN_CONV1_CHANNELS, pairs);
 }
 
-static void conv1_toom_cook(const float *image, const float *weight, const float *bias, float *map, float *scratch) {
+MXN_INLINE void conv1_strips(const void *image, const bool bytes, const float *weight, const float *bias, float *map,
+                             float *scratch) {
     enum { REST = MXN_CONV1_PAIRS % CONV1_GROUP, WHOLE = MXN_CONV1_PAIRS - REST };
     conv1_scratch *s = (conv1_scratch *)scratch;
     float *dst = map + MAP_INTERIOR;
     for (int strip = 0; strip < MXN_CONV1_STRIPS; strip++) {
-        conv1_transform_source(image, s);
+        conv1_transform_source(image, bytes, strip * MXN_CONV1_STRIP * MXN_CONV1_POOLED_STRIDE, s);
         for (int t = 0; t < WHOLE; t += CONV1_GROUP) conv1_group(weight, bias, s, dst, t, CONV1_GROUP);
         if (REST > 0) conv1_group(weight, bias, s, dst, WHOLE, REST);
-        image += MXN_CONV1_STRIP * MXN_CONV1_POOLED_STRIDE * MXN_IMAGE_PITCH;
         dst += MXN_CONV1_STRIP / 2 * MXN_MAP_PITCH;
     }
+}
+
+static void conv1_toom_cook(const float *image, const float *weight, const float *bias, float *map, float *scratch) {
+    conv1_strips(image, false, weight, bias, map, scratch);
+}
+
+static void conv1_toom_cook_u8(const uint8_t *image, const float *weight, const float *bias, float *map, float *scratch) {
+    conv1_strips(image, true, weight, bias, map, scratch);
 }

@@ -149,6 +149,11 @@ MXN_INLINE void conv2_multiply(const float *src, const float *weight, float *sum
 #pragma GCC unroll 2
         for (int k = 0; k < MXN_CONV2_DEPTH; k++) {
             vf_tap_barrier();
+            /* Weights of the next pair of points, which may come from afar: what the processor prefetches by itself ends with a
+             * page. */
+#pragma GCC unroll 2
+            for (int b = 0; b < CONV2_BLOCKS && VF_LANES >= 8; b++)
+                __builtin_prefetch(weight + (CONV2_BLOCKS + b) * BLOCK_WEIGHTS + k * MXN_CONV2_BLOCK);
             vf w[CONV2_BLOCKS * CONV2_PARTS];
 #pragma GCC unroll 4
             for (int v = 0; v < CONV2_BLOCKS * CONV2_PARTS; v++)

@@ -1,11 +1,21 @@
 /* Vectors of four floats: AArch64 Advanced SIMD (NEON), with fused multiply-add. */
-enum { VF_LANES = 4, VF_REGISTERS = 32 };
+enum { VF_LANES = 4, VF_REGISTERS = 32, VF_WIDENS = 1 };
 typedef float32x4_t vf;
 
 MXN_INLINE vf vf_zero(void) { return vdupq_n_f32(0.0f); }
 MXN_INLINE vf vf_constant(float value) { return vdupq_n_f32(value); }
 MXN_INLINE vf vf_load(const float *p) { return vld1q_f32(p); }
 MXN_INLINE vf vf_load_unaligned(const float *p) { return vld1q_f32(p); }
+MXN_INLINE vf vf_load_u8(const uint8_t *p) {
+    uint32_t bytes;
+    memcpy(&bytes, p, sizeof bytes);
+    return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(bytes)))));
+}
+MXN_INLINE vf vf_load_s8(const int8_t *p) {
+    uint32_t bytes;
+    memcpy(&bytes, p, sizeof bytes);
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(bytes)))));
+}
 MXN_INLINE vf vf_broadcast(const float *p) { return vld1q_dup_f32(p); }
 MXN_INLINE void vf_store(float *p, vf a) { vst1q_f32(p, a); }
 MXN_INLINE vf vf_add(vf a, vf b) { return vaddq_f32(a, b); }

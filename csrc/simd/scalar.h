@@ -1,11 +1,13 @@
 /* Vectors of one float: plain C for every CPU. */
-enum { VF_LANES = 1, VF_REGISTERS = 16 };
+enum { VF_LANES = 1, VF_REGISTERS = 16, VF_WIDENS = 0 };
 typedef float vf;
 
 MXN_INLINE vf vf_zero(void) { return 0.0f; }
 MXN_INLINE vf vf_constant(float value) { return value; }
 MXN_INLINE vf vf_load(const float *p) { return *p; }
 MXN_INLINE vf vf_load_unaligned(const float *p) { return *p; }
+MXN_INLINE vf vf_load_u8(const uint8_t *p) { return *p; }
+MXN_INLINE vf vf_load_s8(const int8_t *p) { return *p; }
 MXN_INLINE vf vf_broadcast(const float *p) { return *p; }
 MXN_INLINE void vf_store(float *p, vf a) { *p = a; }
 MXN_INLINE vf vf_add(vf a, vf b) { return a + b; }

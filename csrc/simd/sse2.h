@@ -1,11 +1,24 @@
 /* Vectors of four floats: SSE2, the baseline of x86-64. No fused multiply-add, no broadcasting load. */
-enum { VF_LANES = 4, VF_REGISTERS = 16 };
+enum { VF_LANES = 4, VF_REGISTERS = 16, VF_WIDENS = 0 };
 typedef __m128 vf;
 
 MXN_INLINE vf vf_zero(void) { return _mm_setzero_ps(); }
 MXN_INLINE vf vf_constant(float value) { return _mm_set1_ps(value); }
 MXN_INLINE vf vf_load(const float *p) { return _mm_load_ps(p); }
 MXN_INLINE vf vf_load_unaligned(const float *p) { return _mm_loadu_ps(p); }
+MXN_INLINE vf vf_load_u8(const uint8_t *p) {
+    int32_t bytes;
+    memcpy(&bytes, p, sizeof bytes);
+    const __m128i words = _mm_unpacklo_epi8(_mm_cvtsi32_si128(bytes), _mm_setzero_si128());
+    return _mm_cvtepi32_ps(_mm_unpacklo_epi16(words, _mm_setzero_si128()));
+}
+/* Each byte goes to the top of its 32 bits and is shifted down with its sign. */
+MXN_INLINE vf vf_load_s8(const int8_t *p) {
+    int32_t bytes;
+    memcpy(&bytes, p, sizeof bytes);
+    const __m128i words = _mm_unpacklo_epi8(_mm_setzero_si128(), _mm_cvtsi32_si128(bytes));
+    return _mm_cvtepi32_ps(_mm_srai_epi32(_mm_unpacklo_epi16(_mm_setzero_si128(), words), 24));
+}
 MXN_INLINE vf vf_broadcast(const float *p) { return _mm_load1_ps(p); }
 MXN_INLINE void vf_store(float *p, vf a) { _mm_store_ps(p, a); }
 MXN_INLINE vf vf_add(vf a, vf b) { return _mm_add_ps(a, b); }

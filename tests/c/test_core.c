@@ -4,6 +4,7 @@
 #define _DEFAULT_SOURCE /* MAP_ANONYMOUS */
 
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,15 +60,28 @@ enum { FACES = 42 };
 typedef struct sample {
     mxn_config config;
     mxn_weights weights;
+    bool quantised; /* fc1 */
     int faces;
     uint8_t bytes[FACES][MXN_FACE_PIXELS];
     float floats[FACES][MXN_FACE_PIXELS];
     double expected[FACES * MXN_CLASSES_MAX];
 } sample;
 
-static void make_sample(sample *s, mxn_config config, int first_kind) {
+/* Rounds the weights of fc1 to whole multiples of a scale per output, which are then kept as bytes. */
+static void quantise_fc1(const mxn_config *config, float *weight) {
+    const int inputs = mxn_flat_width(config->topology), outputs = config->hidden;
+    for (int o = 0; o < outputs; o++) {
+        const float scale = ldexpf(1 + (float)(o % 8) / 8, -12);
+        for (int i = 0; i < inputs; i++)
+            weight[i * outputs + o] = scale * (i == o ? -127 : fminf(fmaxf(rintf(weight[i * outputs + o] / scale), -126), 126));
+    }
+}
+
+static void make_sample(sample *s, mxn_config config, int first_kind, bool quantised) {
     s->config = config;
     s->weights = make_weights(&config, 1);
+    if (quantised) quantise_fc1(&config, (float *)s->weights.fc1_weight);
+    s->quantised = quantised;
     s->faces = FACES - first_kind;
     for (int f = 0; f < s->faces; f++) {
         make_face(first_kind + f, s->bytes[f]);
@@ -87,7 +101,7 @@ static double check_network(const mxn_backend *backend, mxn_algorithm algorithm,
         mxn_logits_f32(model, workspace, s->floats[0], s->faces, from_f32) != MXN_OK)
         abort();
     if (mxn_model_algorithm(model) != algorithm || mxn_model_precision(model) != MXN_PRECISION_FLOAT32 ||
-        mxn_model_backend(model) != backend)
+        mxn_model_backend(model) != backend || model->quantised_fc1 != (s->quantised && backend->float32->dense_s8))
         worst = INFINITY;
     for (int i = 0; i < s->faces * s->config.classes; i++) {
         largest = fmax(largest, fabs(s->expected[i]));
@@ -102,6 +116,76 @@ static double check_network(const mxn_backend *backend, mxn_algorithm algorithm,
     mxn_model_free(model);
     return worst / largest;
 }
+
+/* Every call of several threads gives the bits of a call of one, whoever finds the team at work. */
+#ifndef MXN_TEST_QUICK /* the smallest emulator has no threads */
+typedef struct team_caller {
+    mxn_team *team;
+    const mxn_model *model;
+    const sample *sample;
+    const float *expected;
+    int wrong;
+} team_caller;
+
+static void *call_team(void *argument) {
+    team_caller *c = argument;
+    const int classes = c->sample->config.classes;
+    float *found = random_weights((size_t)(FACES * classes), 1);
+    mxn_workspace *workspace = mxn_workspace_new();
+    if (!workspace) abort();
+    for (int turn = 0; turn < 200; turn++) {
+        const int count = turn % (c->sample->faces + 1);
+        const mxn_status status =
+            turn % 2 ? mxn_team_logits_u8(c->team, c->model, workspace, c->sample->bytes[0], count, found)
+                     : mxn_team_logits_f32(c->team, c->model, workspace, c->sample->floats[0], count, found);
+        c->wrong += status != MXN_OK || memcmp(found, c->expected, (size_t)(count * classes) * sizeof(float)) != 0;
+    }
+    mxn_workspace_free(workspace);
+    free(found);
+    return NULL;
+}
+
+static int check_team(const mxn_backend *backend) {
+    enum { CALLERS = 3 };
+    static sample s;
+    static float expected[FACES * MXN_CLASSES_MAX], poisoned[FACES][MXN_FACE_PIXELS];
+    mxn_team *team;
+    mxn_model *model;
+    mxn_workspace *workspace = mxn_workspace_new();
+    team_caller callers[CALLERS];
+    pthread_t threads[CALLERS];
+    int wrong = mxn_team_new(&team, 0) != MXN_ERROR_ARGUMENT || mxn_team_new(&team, MXN_THREADS_MAX + 1) != MXN_ERROR_ARGUMENT;
+    make_sample(&s, (mxn_config){MXN_TOPOLOGY_P12, 17, 7}, 20, true);
+    if (!workspace ||
+        mxn_model_new(&model, &s.config, &s.weights, backend, MXN_PRECISION_FLOAT32, MXN_ALGORITHM_FASTEST) != MXN_OK ||
+        mxn_logits_f32(model, workspace, s.floats[0], s.faces, expected) != MXN_OK)
+        abort();
+    for (int size = 1; size <= 4; size += 3) {
+        if (mxn_team_new(&team, size) != MXN_OK) abort();
+        for (int i = 0; i < CALLERS; i++) {
+            callers[i] = (team_caller){team, model, &s, expected, 0};
+            if (pthread_create(&threads[i], NULL, call_team, &callers[i]) != 0) abort();
+        }
+        for (int i = 0; i < CALLERS; i++) {
+            pthread_join(threads[i], NULL);
+            wrong += callers[i].wrong;
+        }
+        memcpy(poisoned, s.floats, sizeof poisoned);
+        poisoned[s.faces - 1][5] = NAN;
+        wrong += mxn_team_logits_f32(team, model, workspace, poisoned[0], s.faces, expected) != MXN_ERROR_NOT_FINITE;
+        wrong += mxn_team_logits_u8(team, model, workspace, s.bytes[0], -1, expected) != MXN_ERROR_ARGUMENT;
+        wrong += mxn_team_logits_u8(team, model, workspace, s.bytes[0], s.faces, expected) != MXN_OK;
+        mxn_team_free(team);
+    }
+    mxn_team_free(NULL);
+    mxn_model_free(model);
+    mxn_workspace_free(workspace);
+    free_weights(&s.weights);
+    return wrong;
+}
+#else
+static int check_team(const mxn_backend *backend) { return (void)backend, 0; }
+#endif
 
 static float *filled(size_t count, int byte) {
     float *values = aligned_alloc(MXN_ALIGNMENT, (count * sizeof(float) + MXN_ALIGNMENT - 1) / MXN_ALIGNMENT * MXN_ALIGNMENT);
@@ -120,6 +204,8 @@ static int check_convolutions(const mxn_backend *backend, mxn_algorithm algorith
     mxn_model *model;
     if (mxn_model_new(&model, &s->config, &s->weights, backend, MXN_PRECISION_FLOAT32, algorithm) != MXN_OK) abort();
     backend->float32->load_u8(s->bytes[s->faces - 1], image);
+    uint8_t *image_bytes = (uint8_t *)filled(IMAGE / sizeof(float), 0); /* gives the same bits */
+    backend->int8->load_u8(s->bytes[s->faces - 1], image_bytes);
     for (int i = 0; i < 2; i++) {
         float *scratch = filled(MXN_SCRATCH, fills[i]);
         map[i] = filled(MAP, ZEROS);
@@ -127,7 +213,10 @@ static int check_convolutions(const mxn_backend *backend, mxn_algorithm algorith
         for (int y = 0; y < MXN_MAP_SIZE; y++)
             memset(map[i] + (y + MXN_MAP_PADDING) * MXN_MAP_PITCH + MXN_MAP_PADDING * MXN_CONV1_CHANNELS, fills[i],
                    MXN_MAP_SIZE * MXN_CONV1_CHANNELS * sizeof(float));
-        model->conv1(image, model->conv1_weight, model->conv1_bias, map[i], scratch);
+        if (i == 1 && model->conv1_u8)
+            model->conv1_u8(image_bytes, model->conv1_weight, model->conv1_bias, map[i], scratch);
+        else
+            model->conv1(image, model->conv1_weight, model->conv1_bias, map[i], scratch);
         memset(scratch, fills[i], MXN_SCRATCH * sizeof(float));
         model->conv2(map[i], model->conv2_weight, model->conv2_bias, flat[i], scratch);
         free(scratch);
@@ -139,7 +228,7 @@ static int check_convolutions(const mxn_backend *backend, mxn_algorithm algorith
     }
     for (size_t i = 0; i < flat_width; i++) wrong += flat[0][i] != flat[1][i];
     for (int i = 0; i < 2; i++) free(map[i]), free(flat[i]);
-    free(image);
+    free(image), free(image_bytes);
     mxn_model_free(model);
     return wrong;
 }
@@ -306,10 +395,10 @@ int main(int argc, char **argv) {
     static const char *const algorithms[] = {"", "direct", "toom-cook"};
 #ifdef MXN_TEST_QUICK /* on an emulated CPU a face takes a second */
     static const int widths[][2] = {{17, 7}};
-    enum { FIRST_FACE = 40 };
+    enum { FIRST_FACE = 39, QUANTISED = 0 };
 #else
     static const int widths[][2] = {{48, 8}, {1, 1}, {17, 7}, {1023, 63}, {1024, 64}};
-    enum { FIRST_FACE = 0 };
+    enum { FIRST_FACE = 0, QUANTISED = 1 }; /* in every second width fc1 is */
 #endif
     enum { WIDTHS = sizeof widths / sizeof *widths, BACKENDS_MAX = 8, ALGORITHMS = 3, SMOOTH_AND_NOISE = 36 };
     static sample s;
@@ -330,7 +419,7 @@ int main(int argc, char **argv) {
         int wrong[BACKENDS_MAX][ALGORITHMS] = {0}, wrong_int8[BACKENDS_MAX] = {0};
         for (int w = 0; w < WIDTHS; w++) {
             const mxn_config config = {(mxn_topology)t, widths[w][0], widths[w][1]};
-            make_sample(&s, config, w == 0 ? FIRST_FACE : SMOOTH_AND_NOISE);
+            make_sample(&s, config, w == 0 ? FIRST_FACE : SMOOTH_AND_NOISE, w % 2 == QUANTISED);
             for (int b = 0; b < tested; b++)
                 for (int a = MXN_ALGORITHM_DIRECT; a <= last; a++) {
                     worst[b][a] = fmax(worst[b][a], check_network(backends[b], (mxn_algorithm)a, &s));
@@ -368,5 +457,8 @@ int main(int argc, char **argv) {
         printf("%-4s %-10s crops, %d pixels differ from scalar\n", different ? "FAIL" : "ok",
                mxn_backend_name(backends[b]), different);
     }
+    const int wrong_in_team = check_team(backends[0]);
+    failures += wrong_in_team > 0;
+    printf("%-4s team, %d wrong calls\n", wrong_in_team ? "FAIL" : "ok", wrong_in_team);
     return failures > 0;
 }
