@@ -96,8 +96,14 @@ def training_options(args: argparse.Namespace, size: int) -> tuple[TrainOptions,
         preprocessing=getattr(args, "preprocessing", "face-square"),  # only students have one
         bfloat16=args.bfloat16,
     )
-    views = AugmentOptions(**{field.name: getattr(args, field.name) for field in fields(AugmentOptions)})
-    return options, views if args.augment else NO_AUGMENTATION
+    return options, view_options(args)
+
+
+def view_options(args: argparse.Namespace) -> AugmentOptions:
+    """Return how far the views stray."""
+    if not args.augment:
+        return NO_AUGMENTATION
+    return AugmentOptions(**{field.name: getattr(args, field.name) for field in fields(AugmentOptions)})
 
 
 def prepare_outputs(args: argparse.Namespace) -> None:
@@ -121,7 +127,7 @@ def write_report(
 
     Paths are shortened to file names: where things lay is nobody's business.
     """
-    given = {key: value.name if isinstance(value, Path) else value for key, value in vars(args).items()}
+    given = {key: _shortened(value) for key, value in vars(args).items()}
     words = given.pop("command_line")
     options, augment = training_options(args, 0)
     content = {
@@ -165,6 +171,12 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_shortened(item) for item in value]
+    return value.name if isinstance(value, Path) else value
 
 
 def _without_folders(word: str) -> str:

@@ -9,25 +9,24 @@ t, temperature T and weight l,
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm  # type: ignore[import-untyped]
 
 from mxn_edge.detector import DetectorUnavailableError, HaarDetector
-from tools.augment import AugmentOptions, render
-from tools.command_line import HelpFormatter, between, fraction, parse, prepare_outputs, training_options
+from mxn_edge.weights import INPUT_SIZE
+from tools.command_line import HelpFormatter, between, fraction, parse, prepare_outputs, view_options
 from tools.ferplus import Faces, FerPlusError, read_ferplus
 from tools.labelled_faces import LabelledFacesError, read_unlabelled_faces
-from tools.teacher_network import TEACHER_SIZE, TeacherFileError, TeacherNetwork, read_teacher
+from tools.teacher_network import TeacherFileError, TeacherNetwork, read_teacher
 from tools.train_student import add_student_options, train_and_write
-from tools.training import Loss, TrainingError, predict, run_views, seeded, soft_cross_entropy
+from tools.training import Loss, TrainingError, soft_cross_entropy
+from tools.view_cache import CachedTeacher, CachedViews
 
 
 def distillation_loss(labels_loss: Loss, temperature: float, weight: float, *, scale_gradient: bool = False) -> Loss:
@@ -61,65 +60,6 @@ def with_unlabelled(labelled: Faces, folder: Path) -> Faces:
     )
 
 
-class CachedTeacher:
-    """A teacher's logits of every training face in every view, worked out once and kept in a folder.
-
-    The teacher sees what the student sees, smaller and without the noise.
-
-    Args:
-        network: the teacher.
-        faces: training faces.
-        augment: how far the views stray.
-        seed: seed of the run, which decides the views.
-        folder: where the logits are kept, one file per view.
-        bfloat16: multiply in bfloat16.
-        progress: show a progress bar (on a terminal).
-    """
-
-    def __init__(
-        self,
-        network: TeacherNetwork,
-        faces: Faces,
-        augment: AugmentOptions,
-        seed: int,
-        folder: Path,
-        *,
-        bfloat16: bool = True,
-        progress: bool = True,
-    ) -> None:
-        self._network, self._faces, self._augment, self._seed = network, faces, augment, seed
-        self._folder, self._bfloat16, self._progress = folder, bfloat16, progress
-        digest = hashlib.sha256(repr((augment, seed, bfloat16)).encode())
-        digest.update(np.ascontiguousarray(faces.images).tobytes())
-        for value in network.state_dict().values():
-            digest.update(value.contiguous().numpy().tobytes())
-        self.fingerprint = digest.hexdigest()[:16]
-
-    def __call__(self, view: int) -> Tensor:
-        """Return the logits (N, classes) of a view."""
-        path = self._folder / f"{self.fingerprint}-{view:04d}.npy"
-        if path.exists():
-            return torch.from_numpy(np.load(path))
-        logits = self._work_out(view)
-        partial = path.with_suffix(".partial.npy")
-        np.save(partial, logits.numpy())
-        partial.replace(path)
-        return logits
-
-    def _work_out(self, view: int) -> Tensor:
-        count = len(self._faces)
-        images = torch.from_numpy(self._faces.images)
-        views = replace(run_views(count, self._augment, self._seed, view), noise=torch.zeros(count))
-        parts = []
-        bar = tqdm(range(0, count, 256), f"teacher, view {view}", leave=False, disable=None if self._progress else True)
-        for start in bar:
-            part = slice(start, start + 256)
-            inputs = render(images[part], views[part], seeded(0), TEACHER_SIZE)
-            with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
-                parts.append(predict(self._network, inputs.contiguous(memory_format=torch.channels_last)).float())
-        return torch.cat(parts)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     args = parse(_parser(), argv)
@@ -142,18 +82,27 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     if args.teacher is None and args.teacher_weight > 0:
         raise TrainingError("--teacher is needed (python -m tools.train_teacher makes one), or --teacher-weight 0")
-    network = read_teacher(args.teacher) if args.teacher_weight > 0 else None
+    teachers = [read_teacher(path) for path in args.teacher] if args.teacher_weight > 0 else []
     labelled, valid = read_ferplus(args.data, "train"), read_ferplus(args.data, "valid")
     faces = labelled if args.unlabelled is None else with_unlabelled(labelled, args.unlabelled)
     prepare_outputs(args)
-    options, augment = training_options(args, TEACHER_SIZE)
-    teacher = None
-    if network is not None:
-        args.cache = args.cache or args.out.with_suffix(".teacher")
-        args.cache.mkdir(parents=True, exist_ok=True)
-        teacher = CachedTeacher(
-            network, faces, augment, options.seed, args.cache, bfloat16=args.bfloat16, progress=not args.quiet
-        )
+    # Photos have views of their own, so that runs with and without them share the rest.
+    parts = [part for part in (labelled, faces[len(labelled) :]) if len(part)]
+    augment, folder, progress = view_options(args), args.cache or args.out.with_suffix(".views"), not args.quiet
+    seed = args.seed if args.view_seed is None else args.view_seed
+
+    def shown(part: Faces) -> CachedViews:
+        return CachedViews(part, augment, seed, INPUT_SIZE, args.preprocessing, folder, progress=progress)
+
+    def answered(teacher: TeacherNetwork, part: Faces) -> CachedTeacher:
+        return CachedTeacher(teacher, part, augment, seed, folder, bfloat16=args.bfloat16, progress=progress)
+
+    pictures = [shown(part) for part in parts]
+    answers = [[answered(teacher, part) for part in parts] for teacher in teachers]
+
+    def teacher_logits(view: int) -> Tensor:
+        return torch.stack([_joined(parts, view) for parts in answers]).mean(0)
+
     loss = distillation_loss(
         soft_cross_entropy(labelled.targets, args.least_share),
         args.temperature,
@@ -161,15 +110,31 @@ def _run(args: argparse.Namespace) -> None:
         scale_gradient=args.scale_gradient,
     )
     setup = {
-        "teacher": "" if teacher is None else teacher.fingerprint,
+        "views": [part.fingerprint for part in pictures],
+        "teachers": [part.fingerprint for parts in answers for part in parts],
         "temperature": args.temperature,
         "teacher_weight": args.teacher_weight,
         "scale_gradient": args.scale_gradient,
     }
     note = f"distilled with T={args.temperature:g}, l={args.teacher_weight:g}" + " and T^2" * args.scale_gradient
-    if teacher is None:
+    if not teachers:
         note = "no distillation"
-    train_and_write("distil", args, faces, valid, loss, note, teacher=teacher, setup=setup)
+    teacher = teacher_logits if teachers else None
+    train_and_write(
+        "distil",
+        args,
+        faces,
+        valid,
+        loss,
+        note,
+        teacher=teacher,
+        pictures=lambda view: _joined(pictures, view),
+        setup=setup,
+    )
+
+
+def _joined(parts: Sequence[Callable[[int], Tensor]], view: int) -> Tensor:
+    return parts[0](view) if len(parts) == 1 else torch.cat([part(view) for part in parts])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -182,13 +147,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_student_options(parser)
     add = parser.add_argument
-    add("--teacher", type=Path, metavar="FILE", help="teacher file, as tools.train_teacher writes it")
+    add(
+        "--teacher",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="teacher files, as tools.train_teacher writes them; several teach the mean of their logits",
+    )
     add("--unlabelled", type=Path, metavar="FOLDER", help="photos whose faces learn from the teacher alone")
     add("--temperature", type=float, default=8.0, metavar="T", help="softens both answers")
     add("--teacher-weight", type=fraction, default=0.5, metavar="L", help="the teacher's part of the loss")
     add("--scale-gradient", action="store_true", help="multiply the teacher's part by T^2 (the paper does not)")
-    add("--views", type=between(1, 100_000), default=40, help="different views of the faces, shown in turn")
-    add("--cache", type=Path, metavar="FOLDER", help="keeps the teacher's answers (default: OUT with suffix .teacher)")
+    add(
+        "--views",
+        type=between(1, 100_000),
+        default=24,
+        help="different views of the faces, shown in turn, then mirrored",
+    )
+    add("--view-seed", type=int, metavar="SEED", help="seed of the views alone (default: that of everything)")
+    add(
+        "--cache",
+        type=Path,
+        metavar="FOLDER",
+        help="keeps views and answers of teachers (default: OUT with suffix .views)",
+    )
     return parser
 
 

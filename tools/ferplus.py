@@ -42,6 +42,9 @@ class Faces:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __getitem__(self, part: slice) -> Faces:
+        return Faces(self.images[part], self.targets[part], self.labels[part])
+
 
 def read_ferplus(path: str | os.PathLike[str], split: str) -> Faces:
     """Read one split, without the faces that the raters could not name (see `targets_from_votes`).

@@ -102,6 +102,9 @@ CONDITIONS = (
     ),
     Condition("box 15 % smaller", scale=0.85),
     Condition("box 15 % larger", scale=1.15),
+    # The chin stays where it is.
+    Condition("12 % less forehead, tighter at the sides", scale=0.88, dy=0.06),
+    Condition("12 % more forehead, wider at the sides", scale=1.12, dy=-0.06),
     Condition("face 48 px wide", width=48),
     Condition("face 200 px wide", width=200),
     Condition("darker (× 0.6)", degrade=_gain(0.6)),

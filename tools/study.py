@@ -1,8 +1,8 @@
 """Repeat the MicroExpNet paper's study of distillation on FER+: `python -m tools.study --help`.
 
 Imports the training tools; plots need matplotlib. Every run is one run of tools.distil, whose JSON report is the record
-that the run is finished. A run without distillation gives the teacher the weight 0; it sees the same views in the same
-order as the others.
+that the run is finished. All runs share their views and the teachers' answers: a seed changes the first weights and the
+order of the faces. A run without distillation gives the teacher the weight 0.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 
 from mxn_edge.weights import tensor_shapes
 from tools import distil
-from tools.augment import AugmentOptions
+from tools.augment import INPUT_SIZE, AugmentOptions
 from tools.command_line import HelpFormatter, between, fraction
 from tools.ferplus import LABELS, Faces, FerPlusError, read_ferplus
 from tools.student_network import StudentNetwork
@@ -183,9 +183,9 @@ def do(run: Run, args: argparse.Namespace) -> None:
     setting, out = run.setting, args.runs / f"{run.name}.safetensors"
     # The report is the record: it gets its name when it is complete.
     partial = args.runs / f"{run.name}.partial"
-    words = [str(args.data), str(out)]
+    words = [str(args.data), str(out), "--cache", str(args.runs / "views"), "--view-seed", "1"]
     if setting.teacher_weight:
-        words += ["--teacher", str(args.teacher), "--cache", str(args.runs / "teacher")]
+        words += ["--teacher", *map(str, args.teacher)]
     words += ["--temperature", str(setting.temperature), "--teacher-weight", str(setting.teacher_weight)]
     words += ["--architecture", setting.architecture, "--hidden", str(setting.hidden), "--seed", str(run.seed)]
     words += ["--epochs", str(args.epochs), "--views", str(args.views), "--threads", str(args.threads)]
@@ -207,6 +207,7 @@ def seconds_per_epoch(settings: Sequence[Setting], faces: int, valid: int, threa
         return Faces(random.integers(0, 256, (count, 48, 48), np.uint8), targets, np.arange(count) % len(LABELS))
 
     few, fewer = drawn(sample), drawn(max(sample * valid // faces, 1))
+    pictures = torch.from_numpy(random.integers(0, 256, (sample, INPUT_SIZE, INPUT_SIZE), np.uint8))
     loss = soft_cross_entropy(few.targets, 0.1)
     times: dict[tuple[str, int], float] = {}
     for setting in settings:
@@ -214,7 +215,9 @@ def seconds_per_epoch(settings: Sequence[Setting], faces: int, valid: int, threa
         if key not in times:
             network = StudentNetwork(*key, batch_norm=True, input_scale=INPUT_SCALE)
             options = TrainOptions(epochs=2)
-            epochs = train(network, few, fewer, loss, options, AugmentOptions(), progress=False)
+            epochs = train(
+                network, few, fewer, loss, options, AugmentOptions(), pictures=lambda view: pictures, progress=False
+            )
             times[key] = epochs[-1]["seconds"] * faces / sample  # the first one warms up
     return {setting: times[setting.architecture, setting.hidden] for setting in settings}
 
@@ -260,7 +263,7 @@ def _print_plan(args: argparse.Namespace, results: dict[Run, dict[str, Any]]) ->
     hours = args.epochs * sum(seconds[run.setting] for run in todo) / 3600
     print(
         f"{len(runs) - len(todo)} runs finished, {len(todo)} to do: about {hours:.1f} h with {args.threads} threads, "
-        f"without the teacher ({args.views} views per seed) and without the seeds that close results will ask for"
+        f"without rendering and teaching {args.views} views and without the seeds that close results will ask for"
     )
 
 
@@ -314,9 +317,10 @@ Oulu-CASIA: which temperature, how much of the teacher, which size, which topolo
 Written by `python -m tools.study` from {len(results)} runs of {epochs} epochs each.
 
 All figures are of the FER+ valid split ({faces} faces), which also chose the epoch; the test split was not read. The
-sampling error of one accuracy near 73 % is ±{error:.1f} points (95 %). Runs that are compared see the same faces in the
-same views, and close ones were repeated with other seeds; ± in the table is the standard deviation over seeds. Gain is
-the mean difference, in points of accuracy, from the same network, with the same seed, without distillation.
+sampling error of one accuracy near 73 % is ±{error:.1f} points (95 %). All runs see the same views of the same faces;
+close ones were repeated with other seeds, which change the first weights and the order. ± in the table is the standard
+deviation over seeds. Gain is the mean difference, in points of accuracy, from the same network, with the same seed,
+without distillation.
 
 ![Accuracy against temperature](study-temperature.svg)
 ![Accuracy against size](study-size.svg)
@@ -364,7 +368,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("data", type=Path, metavar="DATA", help="ferplus.npz")
     add("runs", type=Path, metavar="RUNS", help="folder of the runs")
-    add("--teacher", type=Path, metavar="FILE", help="teacher file, as tools.train_teacher writes it")
+    add("--teacher", type=Path, nargs="+", metavar="FILE", help="teacher files, as tools.train_teacher writes them")
     add("--docs", type=Path, default=Path("docs"), metavar="FOLDER", help="where study.md and its plots go")
     add("--plan", action="store_true", help="only print the runs and how long they will take")
     add("--write-only", action="store_true", help="only write study.md, from the runs that are finished")

@@ -26,6 +26,7 @@ from tools.ferplus import LABELS, Faces, FerPlusError, read_ferplus
 from tools.student_network import StudentNetwork, from_weights, to_weights
 from tools.training import (
     Loss,
+    Pictures,
     TeacherLogits,
     TrainingError,
     TrainOptions,
@@ -63,6 +64,7 @@ def train_and_write(
     note: str,
     *,
     teacher: TeacherLogits | None = None,
+    pictures: Pictures | None = None,
     setup: Mapping[str, object] | None = None,
 ) -> None:
     """Train a student as `args` says, write its weight file and report.
@@ -75,6 +77,7 @@ def train_and_write(
         loss: what is minimised.
         note: what the weight file's training note says besides data, epochs and seed.
         teacher: where the loss finds teacher logits.
+        pictures: the views, rendered, if they are.
         setup: what makes up the loss and the teacher, for the checkpoint.
     """
     options, augment = training_options(args, INPUT_SIZE)
@@ -92,6 +95,7 @@ def train_and_write(
         checkpoint=args.checkpoint,
         resume=args.resume,
         teacher=teacher,
+        pictures=pictures,
         progress=not args.quiet,
     )
     training = f"FER+ votes of {len(faces)} training faces, {args.epochs} epochs, seed {args.seed}, {note}"

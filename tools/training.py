@@ -33,6 +33,9 @@ Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 #: Of an epoch's view number: teacher logits (N, classes) of every training face in that view.
 TeacherLogits = Callable[[int], Tensor]
 
+#: Of an epoch's view number: every training face in that view, (N, size, size) uint8, as the network sees it.
+Pictures = Callable[[int], Tensor]
+
 
 class TrainingError(Exception):
     """A run cannot go on; the message says why."""
@@ -133,6 +136,7 @@ def train(
     checkpoint: Path | None = None,
     resume: bool = False,
     teacher: TeacherLogits | None = None,
+    pictures: Pictures | None = None,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Train `network` in place and leave it with the averaged weights of its best epoch.
@@ -150,6 +154,8 @@ def train(
         checkpoint: file that is written after every epoch.
         resume: go on from `checkpoint` if it exists; its options, data and setup must be the same.
         teacher: where the loss finds teacher logits.
+        pictures: the views, rendered; by default each is rendered when it is shown. Every second round of
+            `options.views` views is shown mirrored, which costs nothing.
         progress: show a progress bar (on a terminal) and one line per epoch.
 
     Returns:
@@ -184,6 +190,8 @@ def train(
         order = torch.randperm(len(faces), generator=seeded(options.seed, epoch, 2))
         torch.manual_seed(seeded(options.seed, epoch, 3).initial_seed())  # dropout
         teacher_logits = None if teacher is None else teacher(view)
+        rendered = None if pictures is None else pictures(view)
+        mirrored = options.views > 0 and epoch // options.views % 2 == 1
         network.train()
         total = 0.0
         bar = tqdm(range(steps), f"epoch {epoch + 1}/{options.epochs}", leave=False, disable=None if progress else True)
@@ -192,7 +200,11 @@ def train(
             rate = _learning_rate(epoch * steps + step, steps, options)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            inputs = prepare(render(images[index], views[index], noise, options.size))
+            if rendered is None:
+                inputs = prepare(render(images[index], views[index], noise, options.size))
+            else:
+                inputs = rendered[index][:, None].float()
+                inputs = inputs.flip(3) if mirrored else inputs
             with torch.autocast("cpu", torch.bfloat16, enabled=options.bfloat16):
                 logits = network(inputs.contiguous(memory_format=torch.channels_last))
             cost = loss(logits.float(), targets[index], None if teacher_logits is None else teacher_logits[index])

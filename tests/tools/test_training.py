@@ -46,6 +46,7 @@ from tools.training import (  # noqa: E402
     soft_cross_entropy,
     train,
 )
+from tools.view_cache import CachedTeacher, CachedViews  # noqa: E402
 
 # The work is tiny: threads would only wait for each other.
 torch.set_num_threads(1)
@@ -419,16 +420,56 @@ def test_the_cached_teacher_sees_the_views_of_the_run(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = TeacherNetwork("small").eval()
     augment = replace(AugmentOptions(), noise=0.0)
-    teacher = distil.CachedTeacher(network, faces, augment, 3, tmp_path, bfloat16=False, progress=False)
-    first = teacher(1)
+    teacher = CachedTeacher(network, faces, augment, 3, tmp_path, bfloat16=False, progress=False)
+    first = teacher(1).clone()
     shown = render(torch.from_numpy(faces.images), run_views(len(faces), augment, 3, 1), seeded(0), TEACHER_SIZE)
     torch.testing.assert_close(first, predict(network, shown))
-    (file,) = tmp_path.glob(f"{teacher.fingerprint}-*.npy")
+    (file,) = tmp_path.glob(f"teacher-{teacher.fingerprint}-*.npy")
     np.save(file, first.numpy() + 1)
     torch.testing.assert_close(teacher(1), first + 1)  # read back, not worked out again
     assert not torch.equal(teacher(2), first)
-    other = distil.CachedTeacher(network, faces, augment, 4, tmp_path, bfloat16=False, progress=False)
+    other = CachedTeacher(network, faces, augment, 4, tmp_path, bfloat16=False, progress=False)
     assert other.fingerprint != teacher.fingerprint
+    noisy = CachedTeacher(network, faces, AugmentOptions(), 3, tmp_path, bfloat16=False, progress=False)
+    assert noisy.fingerprint == teacher.fingerprint  # it does not see the noise
+
+
+@pytest.mark.parametrize("preprocessing", ["face-square", "face-square-standardised"])
+def test_cached_views_show_the_views_of_the_run(preprocessing: str, tmp_path: Path) -> None:
+    faces = read_ferplus(write_data(tmp_path / "data.npz", count=20), "train")
+    views = CachedViews(faces, AugmentOptions(), 3, 84, preprocessing, tmp_path, progress=False)
+    first = views(1).clone()
+    drawn = run_views(len(faces), AugmentOptions(), 3, 1)
+    shown = preparation(preprocessing)(render(torch.from_numpy(faces.images), drawn, seeded(3, 1, 1), 84))
+    assert first.dtype == torch.uint8
+    assert (first - shown[:, 0]).abs().max() <= 0.5
+    (file,) = tmp_path.glob(f"faces-{views.fingerprint}-*.npy")
+    np.save(file, first.numpy()[::-1])
+    assert torch.equal(views(1), first.flip(0))  # read back, not worked out again
+    assert not torch.equal(views(2), first)
+    other = CachedViews(faces, AugmentOptions(), 4, 84, preprocessing, tmp_path, progress=False)
+    assert other.fingerprint != views.fingerprint
+
+
+def test_rendered_pictures_are_shown_and_then_mirrored(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data.npz", count=16)
+    faces, valid = read_ferplus(data, "train"), read_ferplus(data, "valid")
+    pictures = torch.arange(len(faces) * 84 * 84).reshape(-1, 84, 84).to(torch.uint8)
+    seen: list[torch.Tensor] = []
+
+    class Watched(StudentNetwork):
+        def forward(self, faces: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                seen.append(faces.clone())
+            return super().forward(faces)
+
+    loss = soft_cross_entropy(faces.targets, 0.0)
+    options = TrainOptions(epochs=3, batch=len(faces), views=1)
+    train(Watched(), faces, valid, loss, options, NO_AUGMENTATION, pictures=lambda view: pictures, progress=False)
+    order = [torch.randperm(len(faces), generator=seeded(options.seed, epoch, 2)) for epoch in range(3)]
+    for epoch in range(3):
+        expected = pictures[order[epoch]][:, None].float()
+        assert torch.equal(seen[epoch], expected.flip(3) if epoch == 1 else expected)
 
 
 def test_distil_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -437,7 +478,8 @@ def test_distil_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     arguments = [str(data), str(out), "--teacher", str(teacher), "--epochs", "3", "--batch", "16", "--views", "2"]
     arguments += ["--quiet", "--threads", "1", "--temperature", "4", "--scale-gradient"]
     assert distil.main(arguments) == 0
-    assert len(list(out.with_suffix(".teacher").glob("*.npy"))) == 2
+    assert len(list(out.with_suffix(".views").glob("teacher-*.npy"))) == 2
+    assert len(list(out.with_suffix(".views").glob("faces-*.npy"))) == 2
     assert "distilled with T=4, l=0.5 and T^2" in read_weights(out).training
     first = out.read_bytes()
     assert distil.main([*arguments, "--checkpoint", str(tmp_path / "again")]) == 0
