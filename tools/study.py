@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -20,6 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from mxn_edge.benchmark import measure
+from mxn_edge.student import Student, active_isa
 from mxn_edge.weights import tensor_shapes
 from tools import distil
 from tools.augment import INPUT_SIZE, AugmentOptions
@@ -222,6 +225,17 @@ def seconds_per_epoch(settings: Sequence[Setting], faces: int, valid: int, threa
     return {setting: times[setting.architecture, setting.hidden] for setting in settings}
 
 
+def latencies(runs: Path) -> dict[Setting, float]:
+    """Median microseconds per face of each distilled network in a folder of runs: one thread, one face per call."""
+    times = {}
+    for setting in (Setting(topology, size) for topology in TOPOLOGIES for size in SIZES):
+        if (file := runs / f"{Run(setting, 1).name}.safetensors").exists():
+            student = Student.load(file)
+            faces = np.random.default_rng(0).integers(0, 256, (1, INPUT_SIZE, INPUT_SIZE), np.uint8)
+            times[setting] = 1000 * measure(setting.name, partial(student.logits, faces), seconds=0.5).p50
+    return times
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     args = _parser().parse_args(argv)
@@ -249,7 +263,7 @@ def _run(args: argparse.Namespace) -> None:
             results = read_results(args.runs, args.epochs, args.views)
     if not results:
         raise StudyError(f"{args.runs}: no finished runs")
-    write_study(args.docs, results, args.epochs)
+    write_study(args.docs, results, args.epochs, latencies(args.runs) if args.latency else None)
 
 
 def _print_plan(args: argparse.Namespace, results: dict[Run, dict[str, Any]]) -> None:
@@ -267,8 +281,10 @@ def _print_plan(args: argparse.Namespace, results: dict[Run, dict[str, Any]]) ->
     )
 
 
-def write_study(folder: Path, results: dict[Run, dict[str, Any]], epochs: int) -> None:
-    """Write study.md and its plots."""
+def write_study(
+    folder: Path, results: dict[Run, dict[str, Any]], epochs: int, times: dict[Setting, float] | None = None
+) -> None:
+    """Write study.md and its plots; `times` are those of `latencies`, if they were measured."""
     try:
         from tools.plots import Line, plot_lines
     except ImportError as error:
@@ -299,13 +315,19 @@ def write_study(folder: Path, results: dict[Run, dict[str, Any]], epochs: int) -
     heights = [average(settings[0].plain), *map(average, settings)]
     lines = [Line("p12 XXS, T = 8", [0.0, *TEACHER_WEIGHTS], heights)]
     plot_lines(lines, folder / "study-weight.svg", "weight of the teacher", "accuracy")
+    if times:
+        lines = []
+        for topology in TOPOLOGIES:
+            settings = [setting for setting in times if setting.topology == topology]
+            lines.append(Line(topology, [times[setting] for setting in settings], list(map(average, settings))))
+        plot_lines(lines, folder / "study-latency.svg", "microseconds per face", "accuracy", log2=True)
     page = folder / "study.md"
     # What people concluded stays when the figures are written again.
     _, heading, findings = page.read_text().partition(_FINDINGS) if page.exists() else ("", "", "")
-    page.write_text(_markdown(results, epochs) + ("\n" + heading + findings if heading else ""))
+    page.write_text(_markdown(results, epochs, times or {}) + ("\n" + heading + findings if heading else ""))
 
 
-def _markdown(results: dict[Run, dict[str, Any]], epochs: int) -> str:
+def _markdown(results: dict[Run, dict[str, Any]], epochs: int, times: dict[Setting, float]) -> str:
     faces = next(iter(results.values()))["data"]["valid"]
     error = 100 * 1.96 * (0.73 * 0.27 / faces) ** 0.5
     settings = dict.fromkeys(run.setting for run in sorted(results, key=_order))
@@ -331,6 +353,26 @@ MicroExpNet.
 
 | topology | size | parameters | T | teacher's weight | seeds | accuracy, % | balanced, % | cross-entropy | gain |
 |---|---|---:|---:|---:|---:|---:|---:|---:|---:|
+{rows}
+""" + (_latency_table(times, results) if times else "")
+
+
+def _latency_table(times: dict[Setting, float], results: dict[Run, dict[str, Any]]) -> str:
+    rows = "\n".join(
+        f"| {setting.topology} | {setting.size.upper()} | {setting.parameters:,} | {time:.1f} "
+        f"| {100 * mean(seeds_of(setting, results).values()):.1f} |"
+        for setting, time in times.items()
+    )
+    return f"""
+## Size, accuracy and speed
+
+The distilled networks (T = 8) in float32, one face per call from Python, one thread, medians on the machine that wrote
+this page ({active_isa()}):
+
+![Accuracy against microseconds per face](study-latency.svg)
+
+| topology | size | parameters | µs | accuracy, % |
+|---|---|---:|---:|---:|
 {rows}
 """
 
@@ -371,6 +413,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--teacher", type=Path, nargs="+", metavar="FILE", help="teacher files, as tools.train_teacher writes them")
     add("--docs", type=Path, default=Path("docs"), metavar="FOLDER", help="where study.md and its plots go")
     add("--plan", action="store_true", help="only print the runs and how long they will take")
+    add("--latency", action="store_true", help="also time the networks on this machine, which should be quiet")
     add("--write-only", action="store_true", help="only write study.md, from the runs that are finished")
     add(
         "--only",

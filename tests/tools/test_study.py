@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,15 @@ def test_a_stopped_study_goes_on(
     assert (runs / f"{done[0]}.json").read_bytes() == first  # not repeated
     assert not list(runs.glob("*.checkpoint"))
     assert read_weights(runs / "p2-xxs-plain-s1.safetensors").architecture == "microexpnet-p2"
-    assert (docs / "study.md").exists()
+    page = (docs / "study.md").read_text()
+    assert "| p2 | XXS |" in page
+    assert "speed" not in page
+    assert study.main([*arguments, "--write-only", "--latency"]) == 0
+    assert (docs / "study-latency.svg").exists()
+    (row,) = re.findall(
+        r"^\| p2 \| XXS \| [\d,]+ \| ([\d.]+) \| [\d.]+ \|$", (docs / "study.md").read_text(), re.MULTILINE
+    )
+    assert 0 < float(row) < 1e5
 
     monkeypatch.delattr(study, "do")  # nothing is left to do
     assert study.main(arguments) == 0
