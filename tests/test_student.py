@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -207,16 +208,17 @@ def test_default_weights_on_real_faces(isa: str, algorithm: str, data_dir: Path)
     np.testing.assert_array_equal(found.argmax(axis=1), expected.argmax(axis=1))
 
 
-def test_default_weights_do_what_their_card_says(data_dir: Path) -> None:
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_default_weights_do_what_their_card_says(precision: Literal["float32", "int8"], data_dir: Path) -> None:
     from mxn_edge.preprocess import Preprocessor
     from mxn_edge.student import DEFAULT_MODEL
     from tools.labelled_faces import read_labelled_faces
     from tools.metrics import measure
 
-    row = r"^\| ([\d.]+) % \[.*\| ([\d.]+) % \[.*\| ([\d.]+) % \[.*\| ([\d.]+) \["
+    row = rf"^\| valid, {precision} \| ([\d.]+) % \[.*\| ([\d.]+) % \[.*\| ([\d.]+) % \[.*\| ([\d.]+) \["
     card = re.search(row, DEFAULT_MODEL.with_name("MODEL_CARD.md").read_text(), re.MULTILINE)
     assert card is not None
-    student = Student.load()
+    student = Student.load(precision=precision)
     faces = read_labelled_faces(data_dir / "ferplus.npz", student.labels, split="valid")
     logits = student.logits(faces.crop(Preprocessor(student.info.preprocessing)))
     found = measure(logits, faces.labels, student.labels, resamples=1)

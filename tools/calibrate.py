@@ -103,7 +103,7 @@ def _run(args: argparse.Namespace) -> None:
     weights = read_weights(args.model)
     faces = read_labelled_faces(args.data, weights.labels, split="valid")
     crops = faces.crop(Preprocessor(weights.preprocessing))
-    logits = Student(weights).logits(crops)
+    logits = Student(weights, precision="float32").logits(crops)
     fit, criterion = METHODS[args.fit]
     temperature = fit(logits, faces.labels)
     source = "FER+ valid" if args.data.suffix.lower() == ".npz" else args.data.name
@@ -111,7 +111,7 @@ def _run(args: argparse.Namespace) -> None:
     calibrated = fold_temperature(weights, temperature, note)
     scores = {
         "before": measure(logits, faces.labels, weights.labels),
-        "after": measure(Student(calibrated).logits(crops), faces.labels, weights.labels),
+        "after": measure(Student(calibrated, precision="float32").logits(crops), faces.labels, weights.labels),
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_weights(args.out, calibrated)

@@ -63,7 +63,9 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     _check(args)
     weights = read_weights(args.model)
-    student = Student(weights)
+    if args.precision == "int8" and not weights.quantised:
+        raise EvaluationError(f"{args.model}: --precision int8 needs quantised weights (python -m tools.quantise)")
+    student = Student(weights, precision=args.precision)
     preprocessor = Preprocessor(weights.preprocessing)
     detector = HaarDetector() if args.detect else None
     faces = read_labelled_faces(args.data, weights.labels, split=args.split, detector=detector)
@@ -120,6 +122,8 @@ def _check(args: argparse.Namespace) -> None:
         raise EvaluationError(f"--folds is {args.folds}; expected at least 2")
     if args.seed < 0:
         raise EvaluationError(f"--seed is {args.seed}; expected 0 or more")
+    if args.precision == "int8" and args.cross_validate:
+        raise EvaluationError("--cross-validate trains students in float32, not --precision int8")
     if args.robustness and args.cross_validate:
         raise EvaluationError("--robustness is of one model; --cross-validate trains several: choose one of them")
     if args.plots:
@@ -141,6 +145,7 @@ def _provenance(args: argparse.Namespace, weights: Weights, student: Student, fa
             "preprocessing": weights.preprocessing,
             "training": weights.training,
             "isa": student.info.isa,
+            "precision": student.info.precision,
         },
         "data": {
             "file": args.data.name,
@@ -235,6 +240,12 @@ def _parser() -> argparse.ArgumentParser:
     add("model", type=Path, metavar="MODEL", help="weight file")
     add("data", type=Path, metavar="DATA", help="labelled faces, see below")
     add("--split", choices=SPLITS, default="valid", help="split of FER+ (default: %(default)s)")
+    add(
+        "--precision",
+        choices=("float32", "int8"),
+        default="float32",
+        help="what to compute in; int8 needs quantised weights (default: %(default)s)",
+    )
     add("--detect", action="store_true", help="find the face in each picture; without this, a picture is a face")
     add("--bins", type=int, default=15, help="confidence bins of the calibration error (default: %(default)s)")
     add("--resamples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")

@@ -303,6 +303,8 @@ def test_command_line_draws_plots(tmp_path: Path, random_weights: Make) -> None:
         (["--folds", "1"], "--folds is 1"),
         (["--seed", "-1"], "--seed is -1"),
         (["--robustness", "--cross-validate"], "choose one"),
+        (["--precision", "int8"], "needs quantised weights"),
+        (["--precision", "int8", "--cross-validate"], "in float32"),
         (["--cross-validate"], "not known whose"),
     ],
 )
