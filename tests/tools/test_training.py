@@ -17,7 +17,7 @@ import torch.nn.functional as F  # noqa: E402
 from mxn_edge.preprocess import Preprocessor, check_frame, empty_faces  # noqa: E402
 from mxn_edge.weights import ARCHITECTURES, Weights, read_weights, tensor_shapes, write_weights  # noqa: E402
 from tests.reference import reference_logits  # noqa: E402
-from tools import distil, train_student, train_teacher  # noqa: E402
+from tools import distil, evaluate_teacher, train_student, train_teacher  # noqa: E402
 from tools.augment import (  # noqa: E402
     NO_AUGMENTATION,
     AugmentOptions,
@@ -555,6 +555,28 @@ def test_teacher_command_line(tmp_path: Path) -> None:
         assert train_teacher.main([*arguments, "--size", size]) == 0
         assert read_teacher(out).size == size
         assert json.loads(out.with_suffix(".json").read_text())["parameters"] == parameters
+
+
+def test_teachers_are_evaluated_alone_and_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, files = write_data(tmp_path / "data.npz", count=40), [tmp_path / "one", tmp_path / "two"]
+    logits = []
+    valid = read_ferplus(data, "valid")
+    for seed, file in enumerate(files):
+        torch.manual_seed(seed)
+        network = TeacherNetwork("small").eval()
+        write_teacher(file, network, "nothing")
+        logits.append(predict(network, resize_faces(torch.from_numpy(valid.images), TEACHER_SIZE)))
+    out = tmp_path / "report.json"
+    assert evaluate_teacher.main([str(data), *map(str, files), "--json", str(out)]) == 0
+    report = json.loads(out.read_text())["teachers"]
+    for name, answers in {"one": logits[0], "two": logits[1], "mean of their logits": sum(logits) / 2}.items():
+        expected = score(answers, valid)
+        assert report[name]["accuracy"]["value"] == pytest.approx(expected.accuracy)
+        assert report[name]["balanced_accuracy"]["value"] == pytest.approx(expected.balanced_accuracy)
+    files[0].write_text("hello")
+    capsys.readouterr()
+    assert evaluate_teacher.main([str(data), str(files[0])]) == 1
+    assert "one: not a readable teacher file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [None, b"not a zip file"])
