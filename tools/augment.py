@@ -21,8 +21,8 @@ INPUT_SIZE = 84
 class AugmentOptions:
     """How far views stray from the plain face, see `AUGMENT_HELP`; everything 0 leaves it as it is."""
 
-    shift: float = 0.12
-    scale: float = 0.15
+    shift: float = 0.14
+    scale: float = 0.16
     rotation: float = 10.0
     flip: float = 0.5
     brightness: float = 25.0

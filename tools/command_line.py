@@ -58,7 +58,7 @@ def add_training_options(parser: argparse.ArgumentParser, defaults: TrainOptions
     add("--weight-decay", type=float, default=defaults.weight_decay, help="weight decay of AdamW")
     add("--dropout", type=fraction, default=dropout, help="probability of dropping a unit before the last layer")
     add("--ema", type=fraction, default=defaults.ema, help="decay per step of the averaged weights")
-    add("--least-share", type=fraction, default=0.1, help="answer as if no expression were rarer than this")
+    add("--least-share", type=fraction, default=0.05, help="answer as if no expression were rarer than this")
     add("--seed", type=int, default=defaults.seed, help="seed of everything random")
     add("--threads", type=between(1, 1024), default=1, help="threads; another number rounds differently")
     flag = argparse.BooleanOptionalAction
