@@ -55,7 +55,9 @@ def add_training_options(parser: argparse.ArgumentParser, defaults: TrainOptions
     add("--epochs", type=between(1, 100_000), default=defaults.epochs, help="passes over the training faces")
     add("--batch", type=between(2, 100_000), default=defaults.batch, help="faces per step")
     add("--learning-rate", type=float, default=defaults.learning_rate, help="peak learning rate of AdamW")
-    add("--weight-decay", type=float, default=defaults.weight_decay, help="weight decay of AdamW")
+    muon = "peak learning rate of Muon for all matrices but the last, 0.02 for example; 0 leaves them to AdamW"
+    add("--muon-rate", type=float, default=defaults.muon_rate, help=muon)
+    add("--weight-decay", type=float, default=defaults.weight_decay, help="weight decay")
     add("--dropout", type=fraction, default=dropout, help="probability of dropping a unit before the last layer")
     add("--ema", type=fraction, default=defaults.ema, help="decay per step of the averaged weights")
     add("--least-share", type=fraction, default=0.05, help="answer as if no expression were rarer than this")
@@ -87,6 +89,7 @@ def training_options(args: argparse.Namespace, size: int) -> tuple[TrainOptions,
         epochs=args.epochs,
         batch=args.batch,
         learning_rate=args.learning_rate,
+        muon_rate=args.muon_rate,
         weight_decay=args.weight_decay,
         warmup=min(2.0, args.epochs / 4),
         ema=args.ema,

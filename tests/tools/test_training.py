@@ -278,12 +278,12 @@ def test_standard_light_is_the_same_in_training_and_at_run_time() -> None:
 SHORT = TrainOptions(epochs=3, batch=16, warmup=1.0, ema=0.9, seed=5)
 
 
-def short_run(data: Path, checkpoint: Path, epochs: int = 3, resume: bool = False, seed: int = 5) -> dict[str, object]:
+def short_run(data: Path, checkpoint: Path, epochs: int = 3, resume: bool = False, **more: float) -> dict[str, object]:
     faces, valid = read_ferplus(data, "train"), read_ferplus(data, "valid")
-    torch.manual_seed(seed)
+    options = replace(SHORT, **more)  # type: ignore[arg-type]
+    torch.manual_seed(options.seed)
     network = StudentNetwork(batch_norm=True, dropout=0.2, input_scale=1 / 256)
     stop = StopAfter(epochs)
-    options = replace(SHORT, seed=seed)
     try:
         train(
             network,
@@ -317,17 +317,34 @@ class StopAfter:
         return watched
 
 
-def test_runs_are_deterministic_and_resume_exactly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("muon_rate", [0.0, 0.02])
+def test_runs_are_deterministic_and_resume_exactly(muon_rate: float, tmp_path: Path) -> None:
     data = write_data(tmp_path / "data.npz")
-    whole = short_run(data, tmp_path / "whole")
-    again = short_run(data, tmp_path / "again")
-    assert short_run(data, tmp_path / "killed", epochs=1) == {}
-    resumed = short_run(data, tmp_path / "killed", resume=True)
-    other = short_run(data, tmp_path / "other", seed=6)
+    whole = short_run(data, tmp_path / "whole", muon_rate=muon_rate)
+    again = short_run(data, tmp_path / "again", muon_rate=muon_rate)
+    assert short_run(data, tmp_path / "killed", epochs=1, muon_rate=muon_rate) == {}
+    resumed = short_run(data, tmp_path / "killed", resume=True, muon_rate=muon_rate)
+    other = short_run(data, tmp_path / "other", seed=6, muon_rate=muon_rate)
     for name, tensor in whole.items():
         assert np.array_equal(tensor, again[name]), name
         assert np.array_equal(tensor, resumed[name]), name
     assert not np.array_equal(whole["conv1.weight"], other["conv1.weight"])
+
+
+def test_muon_steps_have_equal_singular_values(tmp_path: Path) -> None:
+    faces = read_ferplus(write_data(tmp_path / "data.npz", count=16), "train")
+    network = StudentNetwork(batch_norm=True, input_scale=1 / 256)
+    before = {name: value.clone() for name, value in network.named_parameters()}
+    options = TrainOptions(epochs=1, batch=len(faces), warmup=0.0, ema=0.0, muon_rate=0.1, weight_decay=0.0)
+    train(network, faces, faces, soft_cross_entropy(faces.targets, 0.0), options, NO_AUGMENTATION, progress=False)
+    for name, parameter in network.named_parameters():
+        step = (parameter - before[name]).detach()
+        assert step.abs().max() > 0
+        if name in ("conv1.weight", "conv2.weight", "fc1.weight"):
+            values = torch.linalg.svdvals(step.flatten(1))[:8]  # of a few faces with 8 labels
+            assert values[0] < 2 * values[-1], name
+        else:
+            assert step.abs().max() <= 1.001 * options.learning_rate  # of AdamW
 
 
 def test_a_checkpoint_of_other_options_is_refused(tmp_path: Path) -> None:
