@@ -1,4 +1,4 @@
-"""What the benchmarks share: faces, the CPU and instruction set in every result, one thread everywhere."""
+"""What the benchmarks share: faces, the CPU and instruction set in every result, one thread unless said."""
 
 from __future__ import annotations
 

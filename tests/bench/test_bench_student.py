@@ -1,7 +1,8 @@
-"""The network alone, per instruction set, algorithm and precision, beside ONNX Runtime with the same weights."""
+"""The network alone, per instruction set, algorithm, precision and number of threads, beside ONNX Runtime."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,15 @@ def test_direct(benchmark: Any, faces: np.ndarray, batch: int, isa: str) -> None
     out = np.empty((batch, len(weights.labels)), np.float32)
     benchmark(network.logits, faces[:batch], out)
     check(benchmark, out, faces[:batch])
+
+
+@pytest.mark.parametrize("threads", range(2, min(len(os.sched_getaffinity(0)), 4) + 1))
+@pytest.mark.parametrize("batch", BATCHES[1:])
+def test_threads(benchmark: Any, faces: np.ndarray, batch: int, threads: int) -> None:
+    benchmark.group = f"logits of {batch}"
+    benchmark.extra_info["threads"] = threads
+    student = Student.load(precision="float32", threads=threads)
+    check(benchmark, benchmark(student.logits, faces[:batch]), faces[:batch])
 
 
 @pytest.mark.parametrize("isa", available_isas())
