@@ -2,7 +2,8 @@
 
 Imports mxn_edge and the data tools. One temperature T divides all logits (Guo et al., 2017). The logits are the last
 layer's output, so that dividing fc2.weight and fc2.bias by T does the same: the weight file needs no new field, and
-the run-time path does no more work. The order of the logits stays, but for ties within float32 rounding.
+the run-time path does no more work. The order of the logits stays, but for ties within float32 rounding. Before
+that, a constant per class may be added to them that makes rare classes more or less likely.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from mxn_edge.preprocess import Preprocessor
 from mxn_edge.student import Student
 from mxn_edge.weights import WeightFileError, Weights, read_weights, write_weights
-from tools.ferplus import FerPlusError
+from tools.ferplus import LABELS, FerPlusError, read_ferplus
 from tools.labelled_faces import LabelledFacesError, read_labelled_faces
 from tools.metrics import Labels, Metrics, log_softmax, measure
 
@@ -88,6 +89,25 @@ def fold_temperature(weights: Weights, temperature: float, note: str) -> Weights
     return replace(weights, tensors=tensors, training=f"{weights.training}; {note}")
 
 
+def change_least_share(weights: Weights, share: NDArray[np.floating], trained: float, wanted: float) -> Weights:
+    """Return weights that answer as if no class made up less than `wanted` of the faces.
+
+    Args:
+        weights: trained to answer as if none made up less than `trained` (see `tools.training.soft_cross_entropy`).
+        share: (classes,), of the training faces.
+        trained: 0 is the shares as they are, 1 the same share for every class.
+        wanted: the same.
+    """
+    if not (0 <= trained <= 1 and 0 <= wanted <= 1 and (share > 0).all()):
+        raise CalibrationError(
+            f"least shares {trained:g} and {wanted:g} are not between 0 and 1, or a class has no face"
+        )
+    odds = np.maximum(share, wanted) / np.maximum(share, trained)
+    bias = (weights.tensors["fc2.bias"] + np.log(odds)).astype(np.float32)
+    note = f"answers as if no expression were rarer than {wanted:g}"
+    return replace(weights, tensors={**weights.tensors, "fc2.bias": bias}, training=f"{weights.training}; {note}")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     args = _parser().parse_args(argv)
@@ -100,7 +120,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    weights = read_weights(args.model)
+    weights = original = read_weights(args.model)
+    if args.least_share:
+        if weights.labels != LABELS:
+            raise CalibrationError(f"{args.model}: --least-share needs FER+'s labels, not {', '.join(weights.labels)}")
+        weights = change_least_share(weights, read_ferplus(args.data, "train").targets.mean(axis=0), *args.least_share)
     faces = read_labelled_faces(args.data, weights.labels, split="valid")
     crops = faces.crop(Preprocessor(weights.preprocessing))
     logits = Student(weights, precision="float32").logits(crops)
@@ -110,7 +134,7 @@ def _run(args: argparse.Namespace) -> None:
     note = f"temperature {temperature:.4f}, fitted on {source} by {criterion}, is folded into fc2"
     calibrated = fold_temperature(weights, temperature, note)
     scores = {
-        "before": measure(logits, faces.labels, weights.labels),
+        "before": measure(Student(original, precision="float32").logits(crops), faces.labels, weights.labels),
         "after": measure(Student(calibrated, precision="float32").logits(crops), faces.labels, weights.labels),
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -121,6 +145,7 @@ def _run(args: argparse.Namespace) -> None:
         "data": source,
         "faces": len(faces),
         "fit": args.fit,
+        "least_share": args.least_share,
         "temperature": temperature,
         **{when: metrics.to_dict() for when, metrics in scores.items()},
     }
@@ -135,7 +160,7 @@ def _line(when: str, metrics: Metrics) -> str:
     return (
         f"{when:<7} negative log-likelihood {loss.value:.4f} [{loss.low:.4f}, {loss.high:.4f}]"
         f"  calibration error {error.value:.4f} [{error.low:.4f}, {error.high:.4f}]"
-        f"  accuracy {metrics.accuracy.value:.4f}"
+        f"  accuracy {metrics.accuracy.value:.4f}  balanced {metrics.balanced_accuracy.value:.4f}"
     )
 
 
@@ -143,7 +168,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tools.calibrate",
         description="Fit the temperature of a student's probabilities, fold it into the last layer "
-        "and write the weight file and a JSON report. The answers stay the same, only their probabilities change.",
+        "and write the weight file and a JSON report. Only probabilities change, not the answers; those do with "
+        "--least-share.",
     )
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="weight file")
@@ -154,6 +180,13 @@ def _parser() -> argparse.ArgumentParser:
         choices=sorted(METHODS),
         default="likelihood",
         help="make the labels most likely, or the mean confidence equal to the accuracy (default: %(default)s)",
+    )
+    add(
+        "--least-share",
+        type=float,
+        nargs=2,
+        metavar=("TRAINED", "WANTED"),
+        help="first let a student that was trained with one --least-share answer as with another (FER+ only)",
     )
     add("--report", type=Path, help="JSON report (default: OUT with suffix .json)")
     return parser

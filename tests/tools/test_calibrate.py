@@ -61,6 +61,22 @@ def test_folding_divides_the_logits_and_keeps_their_order(temperature: float, ra
         assert np.array_equal(folded.tensors[name], weights.tensors[name]), name
 
 
+def test_another_least_share_by_hand(random_weights: Make) -> None:
+    share = np.array([0.5, 0.3, 0.1, 0.04, 0.03, 0.01, 0.01, 0.01])
+    weights = random_weights()
+    changed = calibrate.change_least_share(weights, share, 0.02, 0.1)
+    odds = [1, 1, 1, 2.5, 0.1 / 0.03, 5, 5, 5]
+    np.testing.assert_allclose(changed.tensors["fc2.bias"] - weights.tensors["fc2.bias"], np.log(odds), rtol=1e-5)
+    back = calibrate.change_least_share(changed, share, 0.1, 0.02)
+    np.testing.assert_allclose(back.tensors["fc2.bias"], weights.tensors["fc2.bias"], atol=1e-6)
+    assert changed.training.endswith("answers as if no expression were rarer than 0.1")
+    for wrong in ((-0.1, 0.1), (0.1, 1.5), (0.1, float("nan"))):
+        with pytest.raises(calibrate.CalibrationError, match="not between 0 and 1"):
+            calibrate.change_least_share(weights, share, *wrong)
+    with pytest.raises(calibrate.CalibrationError, match="no face"):
+        calibrate.change_least_share(weights, share * 0, 0.1, 0.1)
+
+
 def test_command_line(tmp_path: Path, random_weights: Make, capsys: pytest.CaptureFixture[str]) -> None:
     weights = replace(random_weights(), labels=LABELS)
     write_weights(tmp_path / "model.safetensors", weights)
