@@ -24,6 +24,7 @@ class AugmentOptions:
     shift: float = 0.14
     scale: float = 0.16
     rotation: float = 10.0
+    mildness: float = 0.0
     flip: float = 0.5
     brightness: float = 25.0
     contrast: float = 0.5
@@ -38,6 +39,7 @@ AUGMENT_HELP = {
     "shift": "largest shift along either axis, as a fraction of the picture",
     "scale": "largest change of size, as a fraction; applied along both axes together",
     "rotation": "largest rotation in degrees",
+    "mildness": "exponent of a random factor 0..1 on the three above; 0: all faces stray alike, 1: most only a little",
     "flip": "probability of mirroring left and right",
     "brightness": "largest offset in grey levels",
     "contrast": "largest change of contrast, as a power of two",
@@ -87,24 +89,26 @@ def draw_views(count: int, options: AugmentOptions, generator: Generator) -> Vie
         return (torch.rand(count, generator=generator) < probability).float()
 
     angle = uniform(-1, 1) * math.radians(options.rotation)
-    zoom = 1 + uniform(-options.scale, options.scale)
+    zoom = uniform(-options.scale, options.scale)
     mirror = 1 - 2 * chance(options.flip)
-    cosine, sine = torch.cos(angle) / zoom, torch.sin(angle) / zoom
     shift = uniform(-2 * options.shift, 2 * options.shift, 2)  # the coordinates span two units
+    corner, extent = uniform(-0.1, 0.9, 2), uniform(0.15, 0.4, 2)
+    light = {
+        "offset": uniform(-options.brightness, options.brightness),
+        "contrast": 2 ** uniform(-options.contrast, options.contrast),
+        "gamma": 2 ** uniform(-options.gamma, options.gamma),
+        "blur": uniform(-0.7, 1.0) * chance(options.blur),
+        "noise": uniform(0, options.noise) * chance(0.5),
+        "box": torch.cat([corner, corner + extent * chance(options.cutout)[:, None]], 1),
+        "fill": uniform(0, 255),
+    }
+    strength = uniform(0, 1) ** options.mildness
+    angle, zoom, shift = angle * strength, 1 + zoom * strength, shift * strength[:, None]
+    cosine, sine = torch.cos(angle) / zoom, torch.sin(angle) / zoom
     affine = torch.stack(
         [torch.stack([cosine * mirror, -sine, shift[:, 0]], 1), torch.stack([sine * mirror, cosine, shift[:, 1]], 1)], 1
     )
-    corner, extent = uniform(-0.1, 0.9, 2), uniform(0.15, 0.4, 2)
-    return Views(
-        affine=affine,
-        offset=uniform(-options.brightness, options.brightness),
-        contrast=2 ** uniform(-options.contrast, options.contrast),
-        gamma=2 ** uniform(-options.gamma, options.gamma),
-        blur=uniform(-0.7, 1.0) * chance(options.blur),
-        noise=uniform(0, options.noise) * chance(0.5),
-        box=torch.cat([corner, corner + extent * chance(options.cutout)[:, None]], 1),
-        fill=uniform(0, 255),
-    )
+    return Views(affine=affine, **light)
 
 
 def render(faces: Tensor, views: Views, generator: Generator, size: int = INPUT_SIZE) -> Tensor:

@@ -100,8 +100,13 @@ def _run(args: argparse.Namespace) -> None:
     pictures = [shown(part) for part in parts]
     answers = [[answered(teacher, part) for part in parts] for teacher in teachers]
 
+    # Teachers that answer as if rare expressions were rarer than the student is to hold them.
+    share = torch.from_numpy(labelled.targets.mean(axis=0)).clamp_min(1e-6)
+    taught = args.least_share if args.teacher_least_share is None else args.teacher_least_share
+    odds = share.clamp_min(args.least_share) / share.clamp_min(taught)
+
     def teacher_logits(view: int) -> Tensor:
-        return torch.stack([_joined(parts, view) for parts in answers]).mean(0)
+        return torch.stack([_joined(parts, view) for parts in answers]).mean(0) + odds.log()
 
     loss = distillation_loss(
         soft_cross_entropy(labelled.targets, args.least_share),
@@ -112,6 +117,7 @@ def _run(args: argparse.Namespace) -> None:
     setup = {
         "views": [part.fingerprint for part in pictures],
         "teachers": [part.fingerprint for parts in answers for part in parts],
+        "teacher_least_share": taught,
         "temperature": args.temperature,
         "teacher_weight": args.teacher_weight,
         "scale_gradient": args.scale_gradient,
@@ -154,6 +160,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="teacher files, as tools.train_teacher writes them; several teach the mean of their logits",
     )
+    add("--teacher-least-share", type=fraction, help="--least-share of the teachers' training, if it was another")
     add("--unlabelled", type=Path, metavar="FOLDER", help="photos whose faces learn from the teacher alone")
     add("--temperature", type=float, default=8.0, metavar="T", help="softens both answers")
     add("--teacher-weight", type=fraction, default=0.5, metavar="L", help="the teacher's part of the loss")

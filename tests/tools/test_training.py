@@ -201,6 +201,16 @@ def test_views_have_the_right_shape_and_range() -> None:
         assert torch.isfinite(shown).all()
 
 
+def test_mild_views_stray_less_far_and_are_else_the_same() -> None:
+    alike, mild = (draw_views(4000, AugmentOptions(mildness=mildness), seeded(1)) for mildness in (0.0, 1.0))
+    shifts = [views.affine[:, :, 2].abs() / 2 for views in (alike, mild)]
+    assert shifts[0].mean() == pytest.approx(AugmentOptions().shift / 2, rel=0.05)
+    assert shifts[1].mean() == pytest.approx(AugmentOptions().shift / 4, rel=0.05)
+    assert (shifts[1] <= shifts[0]).all()
+    assert torch.equal(alike.box, mild.box)
+    assert torch.equal(alike.fill, mild.fill)
+
+
 def test_views_are_reproducible_and_seeds_differ() -> None:
     faces = torch.from_numpy(random_faces(8))
     a, b, c = (render(faces, draw_views(8, AugmentOptions(), seeded(s)), seeded(9)) for s in (1, 1, 2))
@@ -487,6 +497,27 @@ def test_rendered_pictures_are_shown_and_then_mirrored(tmp_path: Path) -> None:
     for epoch in range(3):
         expected = pictures[order[epoch]][:, None].float()
         assert torch.equal(seen[epoch], expected.flip(3) if epoch == 1 else expected)
+
+
+def test_a_teacher_is_corrected_to_the_least_share_of_the_student(tmp_path: Path) -> None:
+    """The same teacher, once as trained with another least share and once with that correction in its last layer."""
+    data, teacher = write_data(tmp_path / "data.npz", count=40), tmp_path / "teacher"
+    torch.manual_seed(0)
+    network = TeacherNetwork("small").eval()
+    write_teacher(teacher, network, "nothing")
+    share = torch.from_numpy(read_ferplus(data, "train").targets.mean(axis=0)).clamp_min(1e-6)
+    with torch.no_grad():
+        network.head[1].bias += torch.log(share.clamp_min(0.4) / share.clamp_min(0.1))
+    write_teacher(tmp_path / "corrected", network, "nothing")
+    arguments = ["--epochs", "1", "--batch", "16", "--views", "1", "--quiet", "--least-share", "0.4", "--no-bfloat16"]
+    outs = [tmp_path / "one", tmp_path / "two"]
+    corrected = ["--teacher", str(tmp_path / "corrected")]
+    for out, more in zip(outs, (["--teacher", str(teacher), "--teacher-least-share", "0.1"], corrected), strict=True):
+        assert distil.main([str(data), str(out), *arguments, *more]) == 0
+    one, two = (read_weights(out).tensors["fc2.bias"] for out in outs)
+    np.testing.assert_allclose(one, two, atol=2e-3)  # teachers are kept as float16
+    assert distil.main([str(data), str(tmp_path / "three"), *arguments, "--teacher", str(teacher)]) == 0
+    assert np.abs(read_weights(tmp_path / "three").tensors["fc2.bias"] - one).max() > 4e-3
 
 
 def test_distil_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
