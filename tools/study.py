@@ -340,8 +340,8 @@ Written by `python -m tools.study` from {len(results)} runs of {epochs} epochs e
 
 All figures are of the FER+ valid split ({faces} faces), which also chose the epoch; the test split was not read. The
 sampling error of one accuracy near 73 % is ±{error:.1f} points (95 %). All runs see the same views of the same faces;
-close ones were repeated with other seeds, which change the first weights and the order. ± in the table is the standard
-deviation over seeds. Gain is the mean difference, in points of accuracy, from the same network, with the same seed,
+other seeds, where the table has more than one, change the first weights and the order. ± is the standard deviation over
+seeds. Gain is the mean difference, in points of accuracy, from the same network, with the same seed,
 without distillation.
 
 ![Accuracy against temperature](study-temperature.svg)
