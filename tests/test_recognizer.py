@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mxn_edge import Detection, Face, Recognizer, Student
+from mxn_edge import Detection, Face, Recognizer, Student, _core
 from mxn_edge.preprocess import Frame, Square
 from mxn_edge.weights import write_weights
 
@@ -135,6 +135,9 @@ def test_predict_faces(recognizer: Recognizer, portrait: np.ndarray) -> None:
 def test_predict_faces_that_fit_are_not_resampled(recognizer: Recognizer) -> None:
     faces = np.random.default_rng(1).integers(0, 256, (3, 84, 84), np.uint8)
     found = recognizer.predict_faces(faces, color="gray")
+    if recognizer.student.info.preprocessing == "face-square-standardised":
+        for face in faces:
+            _core.standardise(face)
     np.testing.assert_array_equal([f.logits for f in found], recognizer.student.logits(faces))
 
 
@@ -272,7 +275,7 @@ def test_a_portrait_says_the_same_wherever_it_hangs(data_dir: Path) -> None:
     recognizer = Recognizer(detector=data_dir / "detectors" / "face_detection_yunet_2023mar.onnx")
     rng = np.random.default_rng(1)
     same_answer, alone, pasted = [], [], []
-    for index in rng.choice(len(rows), 150, replace=False):
+    for index in rng.choice(len(rows), 500, replace=False):
         photo = cv2.imread(str(data_dir / "portraits" / rows[index][0]))
         expected = recognizer.predict(photo)
         if not expected:
@@ -286,7 +289,7 @@ def test_a_portrait_says_the_same_wherever_it_hangs(data_dir: Path) -> None:
             same_answer.append(answers[0].expression == expected[0].expression)
             alone.append(expected[0].expression == rows[index][2])
             pasted.append(answers[0].expression == rows[index][2])
-    assert len(same_answer) > 120
+    assert len(same_answer) > 400
     assert np.mean(same_answer) > 0.85
     assert np.mean(alone) > 0.6
-    assert abs(np.mean(pasted) - np.mean(alone)) < 0.06, (np.mean(pasted), np.mean(alone))
+    assert abs(np.mean(pasted) - np.mean(alone)) < 0.04, (np.mean(pasted), np.mean(alone))
