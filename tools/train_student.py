@@ -98,7 +98,11 @@ def train_and_write(
         pictures=pictures,
         progress=not args.quiet,
     )
-    training = f"FER+ votes of {len(faces)} training faces, {args.epochs} epochs, seed {args.seed}, {note}"
+    unlabelled = int((faces.labels < 0).sum())
+    votes = f"FER+ votes of {len(faces) - unlabelled} training faces"
+    if unlabelled:
+        votes += f" and {unlabelled} faces without labels"
+    training = f"{votes}, {args.epochs} epochs, seed {args.seed}, {note}"
     weights = to_weights(network, LABELS, args.preprocessing, training)
     # What is reported is what the written tensors do, not the form that was trained.
     inputs = preparation(args.preprocessing)(resize_faces(torch.from_numpy(valid.images)))

@@ -564,6 +564,13 @@ def test_photos_join_the_training_faces(tmp_path: Path, portrait: np.ndarray) ->
     assert faces.images[-1].std() > 20
     np.testing.assert_array_equal(faces.images[:-1], labelled.images)
 
+    teacher, out = tmp_path / "teacher", tmp_path / "s.safetensors"
+    write_teacher(teacher, TeacherNetwork("small"), "nothing")
+    arguments = [str(tmp_path / "data.npz"), str(out), "--teacher", str(teacher), "--unlabelled", str(photos)]
+    assert distil.main([*arguments, "--epochs", "1", "--batch", "7", "--views", "1", "--quiet"]) == 0
+    assert f"{len(labelled)} training faces and 1 faces without labels" in read_weights(out).training
+    assert len(list(out.with_suffix(".views").glob("*.npy"))) == 4  # views and answers, with labels and without
+
 
 def test_no_teacher_is_needed_where_it_has_no_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, out = write_data(tmp_path / "data.npz", count=40), tmp_path / "s.safetensors"
