@@ -417,52 +417,41 @@ cdef class Network:
 
 def reference_logits(str architecture, tensors, face, out):
     """The double-precision yardstick. face: float32 84 × 84; out: writable float64, classes values."""
-    cdef _Tensors held = _Tensors(architecture, tensors)
-    cdef Py_buffer source, target
-    cdef mxn_status status
-    PyObject_GetBuffer(face, &source, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
-    try:
-        PyObject_GetBuffer(out, &target, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
-        try:
-            if source.format[0] != b"f" or source.len != FACE_PIXELS * 4:
-                raise ValueError("face must be float32 84 × 84")
-            if target.format[0] != b"d" or target.len != held.config.classes * 8:
-                raise ValueError(f"out must be float64 with {held.config.classes} values")
-            with nogil:
-                status = mxn_reference_logits(
-                    &held.config, &held.weights, <const float *>source.buf, <double *>target.buf
-                )
-            if status == MXN_ERROR_MEMORY:
-                raise MemoryError
-        finally:
-            PyBuffer_Release(&target)
-    finally:
-        PyBuffer_Release(&source)
+    reference(_Tensors(architecture, tensors), face, b"f", out, b"d")
 
 
 def reference_logits_int8(str architecture, tensors, face, out):
     """The yardstick of int8, bit for bit. face: uint8 84 × 84; out: writable float32, classes values."""
-    cdef _Tensors held = _Tensors(architecture, tensors)
+    reference(_Tensors(architecture, tensors), face, b"B", out, b"f")
+
+
+cdef int reference(_Tensors held, face, const char *face_format, out, const char *out_format) except -1:
     cdef Py_buffer source, target
     cdef mxn_status status
     PyObject_GetBuffer(face, &source, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
     try:
         PyObject_GetBuffer(out, &target, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
         try:
-            if source.format[0] != b"B" or source.len != FACE_PIXELS:
-                raise ValueError("face must be uint8 84 × 84")
-            if target.format[0] != b"f" or target.len != held.config.classes * 4:
-                raise ValueError(f"out must be float32 with {held.config.classes} values")
+            if source.format[0] != face_format[0] or source.len != FACE_PIXELS * source.itemsize:
+                raise ValueError(f"face must be 84 × 84 of format {face_format.decode()!r}")
+            if target.format[0] != out_format[0] or target.len != held.config.classes * target.itemsize:
+                raise ValueError(f"out must have {held.config.classes} values of format {out_format.decode()!r}")
             with nogil:
-                status = mxn_reference_logits_int8(
-                    &held.config, &held.weights, <const uint8_t *>source.buf, <float *>target.buf
-                )
+                if face_format[0] == b"B":
+                    status = mxn_reference_logits_int8(
+                        &held.config, &held.weights, <const uint8_t *>source.buf, <float *>target.buf
+                    )
+                else:
+                    status = mxn_reference_logits(
+                        &held.config, &held.weights, <const float *>source.buf, <double *>target.buf
+                    )
             if status == MXN_ERROR_MEMORY:
                 raise MemoryError
         finally:
             PyBuffer_Release(&target)
     finally:
         PyBuffer_Release(&source)
+    return 0
 
 
 cdef struct Scratch:

@@ -120,21 +120,22 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    weights = original = read_weights(args.model)
+    weights = read_weights(args.model)
+    faces = read_labelled_faces(args.data, weights.labels, split="valid")
+    crops = faces.crop(Preprocessor(weights.preprocessing))
+    before = logits = Student(weights, precision="float32").logits(crops)
     if args.least_share:
         if weights.labels != LABELS:
             raise CalibrationError(f"{args.model}: --least-share needs FER+'s labels, not {', '.join(weights.labels)}")
         weights = change_least_share(weights, read_ferplus(args.data, "train").targets.mean(axis=0), *args.least_share)
-    faces = read_labelled_faces(args.data, weights.labels, split="valid")
-    crops = faces.crop(Preprocessor(weights.preprocessing))
-    logits = Student(weights, precision="float32").logits(crops)
+        logits = Student(weights, precision="float32").logits(crops)
     fit, criterion = METHODS[args.fit]
     temperature = fit(logits, faces.labels)
     source = "FER+ valid" if args.data.suffix.lower() == ".npz" else args.data.name
     note = f"temperature {temperature:.4f}, fitted on {source} by {criterion}, is folded into fc2"
     calibrated = fold_temperature(weights, temperature, note)
     scores = {
-        "before": measure(Student(original, precision="float32").logits(crops), faces.labels, weights.labels),
+        "before": measure(before, faces.labels, weights.labels),
         "after": measure(Student(calibrated, precision="float32").logits(crops), faces.labels, weights.labels),
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)

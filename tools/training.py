@@ -189,19 +189,20 @@ def train(
     for epoch in range(len(history), options.epochs):
         start = time.perf_counter()
         view = epoch % options.views if options.views else epoch
-        views = run_views(len(faces), augment, options.seed, view)
-        noise = seeded(options.seed, epoch, 1)
         order = torch.randperm(len(faces), generator=seeded(options.seed, epoch, 2))
         torch.manual_seed(seeded(options.seed, epoch, 3).initial_seed())  # dropout
         teacher_logits = None if teacher is None else teacher(view)
-        rendered = None if pictures is None else pictures(view)
+        if pictures is None:
+            views, noise = run_views(len(faces), augment, options.seed, view), seeded(options.seed, epoch, 1)
+        else:
+            rendered = pictures(view)
         mirrored = options.views > 0 and epoch // options.views % 2 == 1
         network.train()
         total = 0.0
         bar = tqdm(range(steps), f"epoch {epoch + 1}/{options.epochs}", leave=False, disable=None if progress else True)
         for step in bar:
             index = order[step * options.batch : (step + 1) * options.batch]
-            if rendered is None:
+            if pictures is None:
                 inputs = prepare(render(images[index], views[index], noise, options.size))
             else:
                 inputs = rendered[index][:, None].float()

@@ -55,7 +55,7 @@ def test_threads(benchmark: Any, faces: np.ndarray, batch: int, threads: int) ->
 @pytest.mark.parametrize("isa", available_isas())
 @pytest.mark.parametrize("batch", BATCHES)
 def test_int8(benchmark: Any, faces: np.ndarray, batch: int, isa: str) -> None:
-    """Of weights that are not quantised the C core makes useless logits, but in the same time."""
+    """A result counts only when it is the reference, bit for bit."""
     benchmark.group = f"logits of {batch}"
     benchmark.extra_info.update(isa=isa, precision="int8", faces=batch)
     weights = read_weights(DEFAULT_MODEL)
