@@ -18,7 +18,24 @@ typedef void (*mxn_conv_u8_kernel)(const uint8_t *src, const float *weight, cons
 /* Rows that are resampled together in a crop: the widest vector of floats there is. */
 enum { MXN_CROP_ROWS = 16 };
 
-/* The network in float32, and crops. */
+/* Source rows that are averaged in one call. */
+enum { MXN_SCALE_ROWS = 5 };
+
+/* Depthwise 3×3 convolution, then a pointwise one with bias and ReLU. */
+typedef struct mxn_detector_unit {
+    float *depthwise; /* ky-kx-c */
+    float *pointwise; /* ic-oc */
+    float *bias;
+} mxn_detector_unit;
+
+/* Input channels, output channels, stride. */
+enum { MXN_UNIT_16_32_2, MXN_UNIT_32_32_1, MXN_UNIT_32_64_2, MXN_UNIT_64_64_1, MXN_UNIT_64_64_2, MXN_UNIT_KINDS };
+
+/* height, width: of dst; row: room for `width` pixels of the widest map. Layouts in kernels/detector.inc.h. */
+typedef void (*mxn_unit_kernel)(const mxn_detector_unit *unit, const float *src, ptrdiff_t src_pitch, float *dst,
+                                ptrdiff_t dst_pitch, int height, int width, float *row);
+
+/* The networks in float32, and preprocessing. */
 typedef struct mxn_float32_kernels {
     uint32_t features; /* all of these MXN_CPU_ bits must be present */
 
@@ -47,6 +64,22 @@ typedef struct mxn_float32_kernels {
      * the sum of weight[i][t] * block[first[i] + t][r] over t < last[i] - first[i], rounded; out: rows of `count`. */
     void (*resample_block)(const float *block, const int32_t *first, const int32_t *last, const float *weight, int taps,
                            int count, int rows, uint8_t *out);
+
+    /* Scaling of frames, see scale.c: sum[i] (+)= weight[r] * rows[r][i] over up to MXN_SCALE_ROWS rows. */
+    void (*average_rows)(const uint8_t *const rows[MXN_SCALE_ROWS], const uint16_t weight[MXN_SCALE_ROWS], int count,
+                         int elements, bool add, uint16_t *sum);
+
+    /* The face detector. */
+    void (*stem)(const float *src, ptrdiff_t src_pitch, const float *weight, const float *bias, float *dst,
+                 ptrdiff_t dst_pitch, int height, int width);
+    mxn_unit_kernel unit[MXN_UNIT_KINDS];
+    void (*lateral)(const float *src, ptrdiff_t src_pitch, const float *weight, const float *bias, float *dst,
+                    ptrdiff_t dst_pitch, int height, int width, float *row);
+    void (*add_enlarged)(const float *src, ptrdiff_t src_pitch, float *dst, ptrdiff_t dst_pitch, int height, int width);
+    int out_width; /* floats of a cell's answers: five, and zeros */
+    /* of 32 and of 64 channels; weight: ic-out_width */
+    void (*out[2])(const float *src, ptrdiff_t src_pitch, const float *weight, const float *bias, float *dst, int height,
+                   int width);
 } mxn_float32_kernels;
 
 /* A layer of an int8 model: from a sum of bytes times weights to sum * scale + bias. One number per output, and zeros up to

@@ -190,9 +190,88 @@ size_t mxn_crop_scratch_bytes(mxn_box box, int size); /* 0 when the box or size 
 mxn_status mxn_crop_gray(const mxn_backend *backend, const mxn_image *image, mxn_box box, int size, uint8_t *out,
                          void *scratch, size_t scratch_bytes);
 
+/* Reduces a whole image to width × height grey pixels, row after row: luma of ITU-R BT.601 of the mean of the area that a
+ * pixel covers, exact to about half a grey level. Never enlarges: MXN_ERROR_ARGUMENT when a side is above the image's. One
+ * pass over the image; the same pixels on every instruction set. `scratch`: mxn_scale_scratch_bytes() bytes (a few rows of
+ * the image; 0 when a size is out of range), aligned to MXN_ALIGNMENT. */
+size_t mxn_scale_scratch_bytes(const mxn_image *image, int width, int height);
+mxn_status mxn_scale_gray(const mxn_backend *backend, const mxn_image *image, int width, int height, uint8_t *out,
+                          void *scratch, size_t scratch_bytes);
+
 /* Brings `count` grey pixels to mean 128 and standard deviation 52, in place, so that light and contrast say nothing; a
  * deviation below 10 grey levels counts as 10, so that noise is not blown up. Exact: the same on every machine. */
 void mxn_standardise(uint8_t *pixels, int count);
+
+/* ---- Face detection -------------------------------------------------------------------------------------------- */
+
+/* Weights of the detector, C-contiguous float32. Channels of the units: 16-32, 32-32, 32-32; 32-64, 64-64, 64-64; 64-64,
+ * 64-64, 64-64; heads 32-32, 64-64, 64-64. The first unit of each three halves height and width. */
+typedef struct mxn_unit_weights {
+    const float *depthwise; /* ky-kx-c: 3, 3, in */
+    const float *pointwise; /* ic-oc: in, out */
+    const float *bias;      /* out */
+} mxn_unit_weights;
+
+typedef struct mxn_out_weights {
+    const float *weight; /* ic-oc: 32 or 64, 5 */
+    const float *bias;   /* 5 */
+} mxn_out_weights;
+
+typedef struct mxn_detector_weights {
+    const float *stem_weight; /* ky-kx-oc: 3, 3, 16 */
+    const float *stem_bias;   /* 16 */
+    mxn_unit_weights unit[MXN_DETECTOR_UNITS];
+    const float *lateral_weight; /* ic-oc: 64, 32 */
+    const float *lateral_bias;   /* 32 */
+    mxn_out_weights out[MXN_DETECTOR_LEVELS];
+    /* of the second look: units 16-32, 32-64, 64-64, 64-64, of which the first two halve height and width */
+    const float *refiner_stem_weight; /* ky-kx-oc: 3, 3, 16 */
+    const float *refiner_stem_bias;   /* 16 */
+    mxn_unit_weights refiner_unit[MXN_REFINER_UNITS];
+    mxn_out_weights refiner_out; /* weight: in-out: MXN_REFINER_FLAT, 5; the map in height-width-channel order */
+} mxn_detector_weights;
+
+typedef struct mxn_detector mxn_detector;
+/* Memory for one call at a time. It grows when a larger frame comes, and is then as large for all that follow. */
+typedef struct mxn_detector_workspace mxn_detector_workspace;
+
+typedef struct mxn_detection {
+    float x, y, width, height; /* pixels of the image; may reach over its borders */
+    float score;               /* 0 to 1 */
+} mxn_detection;
+
+typedef struct mxn_detect_options {
+    double min_face;       /* side of the smallest face, as a fraction of the image's shorter side: above 0, to 1 */
+    float score_threshold; /* 0 to 1 */
+    int max_faces;         /* at least 1: room in `found` */
+} mxn_detect_options;
+
+/* Packs a copy of the weights for one backend. A detector is immutable, as a model. */
+mxn_status mxn_detector_new(mxn_detector **detector, const mxn_detector_weights *weights, const mxn_backend *backend);
+const mxn_backend *mxn_detector_backend(const mxn_detector *detector);
+void mxn_detector_free(mxn_detector *detector); /* NULL is fine */
+
+mxn_detector_workspace *mxn_detector_workspace_new(void); /* NULL when out of memory */
+void mxn_detector_workspace_free(mxn_detector_workspace *workspace);
+
+/* Finds faces, the surest first. The image is reduced until the smallest face is as small as the network can see; a second
+ * look at each candidate, cut out of the whole image, decides and corrects its box. Faces smaller than 0.8 * min_face are
+ * left out. Time and memory grow with the square of 1 / min_face; each pixel of the frame is read once, and once more
+ * where it belongs to a candidate. MXN_ERROR_MEMORY when a workspace cannot grow: it is usable again afterwards. */
+mxn_status mxn_detect(const mxn_detector *detector, mxn_detector_workspace *workspace, const mxn_image *image,
+                      const mxn_detect_options *options, mxn_detection *found, int *count);
+
+/* The same in steps, for tests and benchmarks. mxn_detector_size gives the size to which an image is reduced;
+ * mxn_detector_answers runs the network on a grey picture and writes, for every cell of the maps with stride 4, 8 and 16,
+ * row by row, the MXN_DETECTOR_ANSWERS numbers of the network: `answers` has room for mxn_detector_cells() cells. */
+mxn_status mxn_detector_size(const mxn_image *image, double min_face, int *width, int *height);
+ptrdiff_t mxn_detector_cells(int width, int height);
+mxn_status mxn_detector_answers(const mxn_detector *detector, mxn_detector_workspace *workspace, const uint8_t *gray,
+                                int width, int height, float *answers);
+/* What the second look says of MXN_REFINER_SIZE × MXN_REFINER_SIZE pixels that mxn_standardise has seen to:
+ * MXN_DETECTOR_ANSWERS numbers. */
+void mxn_refiner_answers(const mxn_detector *detector, mxn_detector_workspace *workspace, const uint8_t *pixels,
+                         float *answers);
 
 #ifdef __cplusplus
 }

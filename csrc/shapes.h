@@ -69,6 +69,20 @@ enum {
     MXN_CONV1_TOOM_COOK_WEIGHTS = MXN_CONV1_POINTS * MXN_CONV1_PRODUCTS * MXN_CONV1_PAIR_TAPS * MXN_CONV1_CHANNELS,
     MXN_CONV2_TOOM_COOK_WEIGHTS = MXN_CONV2_POINTS * MXN_CONV2_POINTS * MXN_CONV2_DEPTH * MXN_CONV2_CHANNELS,
 
+    /* The face detector; its maps have a border of one pixel. */
+    MXN_DETECTOR_STEM = 16,
+    MXN_DETECTOR_LEVELS = 3, /* maps of stride 4, 8 and 16 that answer */
+    MXN_DETECTOR_UNITS = 12, /* three for each level, and one for each head */
+    MXN_DETECTOR_CHANNELS_MAX = 64,
+    MXN_DETECTOR_ANSWERS = 5, /* logit, dx, dy, log width, log height */
+
+    /* Its second look at a candidate. */
+    MXN_REFINER_SIZE = 48,
+    MXN_REFINER_PIXELS = MXN_REFINER_SIZE * MXN_REFINER_SIZE,
+    MXN_REFINER_UNITS = 4,
+    MXN_REFINER_MAP = 6, /* side of the last map, after three strides of 2 */
+    MXN_REFINER_FLAT = MXN_REFINER_MAP * MXN_REFINER_MAP * MXN_DETECTOR_CHANNELS_MAX,
+
     /* Floats that a kernel may use as it likes; what they hold on entry means nothing. */
     MXN_SCRATCH = 22400,
 };

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mxn_edge._core import available_isas as available_isas
-    from mxn_edge.detector import Detection as Detection
+    from mxn_edge.detector import Box as Box
+    from mxn_edge.detector import Detector as Detector
     from mxn_edge.detector import DetectorUnavailableError as DetectorUnavailableError
-    from mxn_edge.detector import HaarDetector as HaarDetector
     from mxn_edge.detector import YuNetDetector as YuNetDetector
     from mxn_edge.recognizer import Face as Face
     from mxn_edge.recognizer import Recognizer as Recognizer
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Detection": "detector",
+    "Box": "detector",
+    "Detector": "detector",
     "DetectorUnavailableError": "detector",
     "Face": "recognizer",
-    "HaarDetector": "detector",
     "Recognizer": "recognizer",
     "Student": "student",
     "WeightFileError": "weights",

@@ -18,7 +18,7 @@ from libc.stdint cimport uint8_t
 from libc.stdlib cimport free
 
 
-from numpy import empty, float32
+from numpy import empty, float32, uint8
 
 
 cdef extern from "Python.h":
@@ -156,7 +156,78 @@ cdef extern from "mxn.h" nogil:
         const mxn_backend *backend, const mxn_image *image, mxn_box box, int size, uint8_t *out, void *scratch,
         size_t scratch_bytes
     )
+    size_t mxn_scale_scratch_bytes(const mxn_image *image, int width, int height)
+    mxn_status mxn_scale_gray(
+        const mxn_backend *backend, const mxn_image *image, int width, int height, uint8_t *out, void *scratch,
+        size_t scratch_bytes
+    )
     void mxn_standardise(uint8_t *pixels, int count)
+
+    enum:
+        MXN_DETECTOR_UNITS
+        MXN_DETECTOR_LEVELS
+        MXN_DETECTOR_ANSWERS
+        MXN_REFINER_UNITS
+        MXN_REFINER_FLAT
+        MXN_REFINER_PIXELS
+
+    ctypedef struct mxn_unit_weights:
+        const float *depthwise
+        const float *pointwise
+        const float *bias
+
+    ctypedef struct mxn_out_weights:
+        const float *weight
+        const float *bias
+
+    ctypedef struct mxn_detector_weights:
+        const float *stem_weight
+        const float *stem_bias
+        mxn_unit_weights *unit
+        const float *lateral_weight
+        const float *lateral_bias
+        mxn_out_weights *out
+        const float *refiner_stem_weight
+        const float *refiner_stem_bias
+        mxn_unit_weights *refiner_unit
+        mxn_out_weights refiner_out
+
+    ctypedef struct mxn_detector:
+        pass
+    ctypedef struct mxn_detector_workspace:
+        pass
+
+    ctypedef struct mxn_detection:
+        float x
+        float y
+        float width
+        float height
+        float score
+
+    ctypedef struct mxn_detect_options:
+        double min_face
+        float score_threshold
+        int max_faces
+
+    mxn_status mxn_detector_new(
+        mxn_detector **detector, const mxn_detector_weights *weights, const mxn_backend *backend
+    )
+    void mxn_detector_free(mxn_detector *detector)
+    mxn_detector_workspace *mxn_detector_workspace_new()
+    void mxn_detector_workspace_free(mxn_detector_workspace *workspace)
+    mxn_status mxn_detect(
+        const mxn_detector *detector, mxn_detector_workspace *workspace, const mxn_image *image,
+        const mxn_detect_options *options, mxn_detection *found, int *count
+    )
+    mxn_status mxn_detector_size(const mxn_image *image, double min_face, int *width, int *height)
+    Py_ssize_t mxn_detector_cells(int width, int height)
+    mxn_status mxn_detector_answers(
+        const mxn_detector *detector, mxn_detector_workspace *workspace, const uint8_t *gray, int width, int height,
+        float *answers
+    )
+    void mxn_refiner_answers(
+        const mxn_detector *detector, mxn_detector_workspace *workspace, const uint8_t *pixels, float *answers
+    )
 
 cdef enum:
     FACE_SIZE = 84
@@ -454,6 +525,24 @@ cdef int reference(_Tensors held, face, const char *face_format, out, const char
     return 0
 
 
+cdef int describe(Py_buffer *source, str color, mxn_image *image) except -1:
+    """What C is told of a frame: uint8, height × width (× channels), any strides."""
+    cdef int color_code, channels
+    color_code, channels = COLORS[color]
+    if source.format[0] != b"B" or source.format[1] != 0:
+        raise TypeError("frame must be uint8")
+    if source.ndim != (2 if channels == 1 else 3) or (channels > 1 and source.shape[2] != channels):
+        raise ValueError(f"frame has the wrong shape for color {color!r}")
+    if not (0 < source.shape[0] < 65536 and 0 < source.shape[1] < 65536):
+        raise ValueError("frame sides must be 1 to 65535 pixels")
+    image.data = <const uint8_t *>source.buf
+    image.height, image.width = <int>source.shape[0], <int>source.shape[1]
+    image.row_stride, image.column_stride = source.strides[0], source.strides[1]
+    image.channel_stride = source.strides[2] if channels > 1 else 0
+    image.color = <mxn_color>color_code
+    return 0
+
+
 cdef struct Scratch:
     size_t bytes # of the block that starts with this
 
@@ -493,22 +582,12 @@ cdef class Cropper:
         cdef mxn_status status
         cdef Scratch *scratch
         cdef size_t needed
-        cdef int color_code, channels
         cdef int size = <int>target.shape[0] if target.ndim == 2 else 0
-        color_code, channels = COLORS[color]
-        if source.format[0] != b"B" or source.format[1] != 0 or target.format[0] != b"B" or target.format[1] != 0:
-            raise TypeError("frame and out must be uint8")
+        describe(source, color, &image)
+        if target.format[0] != b"B" or target.format[1] != 0:
+            raise TypeError("out must be uint8")
         if target.ndim != 2 or target.shape[1] != size:
             raise ValueError("out must be size × size")
-        if source.ndim != (2 if channels == 1 else 3) or (channels > 1 and source.shape[2] != channels):
-            raise ValueError(f"frame has the wrong shape for color {color!r}")
-        if not (0 < source.shape[0] < 65536 and 0 < source.shape[1] < 65536):
-            raise ValueError("frame sides must be 1 to 65535 pixels")
-        image.data = <const uint8_t *>source.buf
-        image.height, image.width = <int>source.shape[0], <int>source.shape[1]
-        image.row_stride, image.column_stride = source.strides[0], source.strides[1]
-        image.channel_stride = source.strides[2] if channels > 1 else 0
-        image.color = <mxn_color>color_code
         needed = mxn_crop_scratch_bytes(box, size)
         if needed == 0:
             raise ValueError(f"box ({box.x}, {box.y}, {box.width}, {box.height}) or output size {size} is out of range")
@@ -536,15 +615,219 @@ cdef class Cropper:
 
 
 def standardise(face):
-    """face: writable C-contiguous uint8, FACE_SIZE × FACE_SIZE; changed in place."""
+    """face: writable C-contiguous uint8, size × size, at most 1024; changed in place."""
     cdef Py_buffer view
     PyObject_GetBuffer(face, &view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
     try:
         if view.format[0] != b"B" or view.format[1] != 0:
             raise TypeError("face must be uint8")
-        if view.len != FACE_PIXELS:
-            raise ValueError("face must be 84 × 84")
         with nogil:
-            mxn_standardise(<uint8_t *>view.buf, FACE_PIXELS)
+            mxn_standardise(<uint8_t *>view.buf, <int>view.len)
     finally:
         PyBuffer_Release(&view)
+
+
+def scale_gray(frame, str color, int width, int height, isa=None):
+    """A frame reduced to width × height grey pixels: uint8, height × width. frame: as for Cropper.crop."""
+    cdef const mxn_backend *backend = resolve(isa)
+    cdef Py_buffer source, target
+    cdef mxn_image image
+    cdef mxn_status status = MXN_ERROR_ARGUMENT
+    cdef size_t needed
+    cdef void *scratch
+    PyObject_GetBuffer(frame, &source, PyBUF_STRIDES | PyBUF_FORMAT)
+    try:
+        describe(&source, color, &image)
+        needed = mxn_scale_scratch_bytes(&image, width, height)
+        if needed == 0:
+            raise ValueError(f"a frame of {image.width} × {image.height} cannot be reduced to {width} × {height}")
+        out = empty((height, width), uint8)
+        PyObject_GetBuffer(out, &target, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
+        try:
+            with nogil:
+                scratch = allocate_aligned(needed)
+                if scratch == NULL:
+                    status = MXN_ERROR_MEMORY
+                else:
+                    status = mxn_scale_gray(backend, &image, width, height, <uint8_t *>target.buf, scratch, needed)
+                    free(scratch)
+        finally:
+            PyBuffer_Release(&target)
+    finally:
+        PyBuffer_Release(&source)
+    if status != MXN_OK:
+        raise MemoryError
+    return out
+
+
+cdef class _DetectorTensors:
+    """Buffers of the detector's tensors, held while C reads them."""
+
+    cdef Py_buffer views[80]
+    cdef int held
+    cdef mxn_detector_weights weights
+
+    def __cinit__(self, tensors):
+        cdef int i, inputs, outputs
+        self.held = 0
+        names = [level + str(i) for level in "abc" for i in range(3)] + ["head4", "head8", "head16"]
+        self.weights.stem_weight = self.take(tensors, "stem.weight", (3, 3, 16))
+        self.weights.stem_bias = self.take(tensors, "stem.bias", (16,))
+        for i in range(MXN_DETECTOR_UNITS):
+            inputs = 16 if i == 0 else 32 if i in (1, 2, 3, 9) else 64
+            outputs = 32 if i in (0, 1, 2, 9) else 64
+            self.weights.unit[i].depthwise = self.take(tensors, f"{names[i]}.depthwise", (3, 3, inputs))
+            self.weights.unit[i].pointwise = self.take(tensors, f"{names[i]}.pointwise", (inputs, outputs))
+            self.weights.unit[i].bias = self.take(tensors, f"{names[i]}.bias", (outputs,))
+        self.weights.lateral_weight = self.take(tensors, "lateral.weight", (64, 32))
+        self.weights.lateral_bias = self.take(tensors, "lateral.bias", (32,))
+        for i in range(MXN_DETECTOR_LEVELS):
+            inputs = 32 if i == 0 else 64
+            self.weights.out[i].weight = self.take(tensors, f"out{4 << i}.weight", (inputs, 5))
+            self.weights.out[i].bias = self.take(tensors, f"out{4 << i}.bias", (5,))
+        self.weights.refiner_stem_weight = self.take(tensors, "refine.stem.weight", (3, 3, 16))
+        self.weights.refiner_stem_bias = self.take(tensors, "refine.stem.bias", (16,))
+        for i in range(MXN_REFINER_UNITS):
+            inputs = 16 if i == 0 else 32 if i == 1 else 64
+            outputs = 32 if i == 0 else 64
+            self.weights.refiner_unit[i].depthwise = self.take(tensors, f"refine{i}.depthwise", (3, 3, inputs))
+            self.weights.refiner_unit[i].pointwise = self.take(tensors, f"refine{i}.pointwise", (inputs, outputs))
+            self.weights.refiner_unit[i].bias = self.take(tensors, f"refine{i}.bias", (outputs,))
+        self.weights.refiner_out.weight = self.take(tensors, "refine.out.weight", (MXN_REFINER_FLAT, 5))
+        self.weights.refiner_out.bias = self.take(tensors, "refine.out.bias", (5,))
+
+    cdef const float *take(self, tensors, str name, tuple shape) except NULL:
+        cdef Py_buffer *view = &self.views[self.held]
+        if name not in tensors:
+            raise ValueError(f"tensor {name!r} is missing")
+        PyObject_GetBuffer(tensors[name], view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+        self.held += 1
+        if view.format[0] != b"f" or view.format[1] != 0:
+            raise ValueError(f"tensor {name!r} must be native float32")
+        if tuple([view.shape[i] for i in range(view.ndim)]) != shape:
+            raise ValueError(f"tensor {name!r} must have shape {shape}")
+        return <const float *>view.buf
+
+    def __dealloc__(self):
+        cdef int i
+        for i in range(self.held):
+            PyBuffer_Release(&self.views[i])
+
+
+cdef class DetectorNetwork:
+    """The packed face detector of one backend with workspaces for the threads that use it."""
+
+    cdef mxn_detector *detector
+    cdef mxn_pool workspaces
+    cdef readonly str isa
+
+    def __cinit__(self, tensors, isa=None):
+        """tensors: float32 arrays, named and shaped as weights.detector_shapes says, all finite."""
+        cdef const mxn_backend *backend = resolve(isa)
+        cdef _DetectorTensors held = _DetectorTensors(tensors)
+        if mxn_detector_new(&self.detector, &held.weights, backend) != MXN_OK:
+            raise MemoryError
+        self.isa = mxn_backend_name(backend).decode()
+
+    def __dealloc__(self):
+        cdef void *workspace = mxn_pool_take(&self.workspaces)
+        while workspace != NULL:
+            mxn_detector_workspace_free(<mxn_detector_workspace *>workspace)
+            workspace = mxn_pool_take(&self.workspaces)
+        mxn_detector_free(self.detector)
+
+    cdef mxn_detector_workspace *take(self) noexcept nogil:
+        cdef void *workspace = mxn_pool_take(&self.workspaces)
+        return <mxn_detector_workspace *>workspace if workspace != NULL else mxn_detector_workspace_new()
+
+    cdef void give(self, mxn_detector_workspace *workspace) noexcept nogil:
+        mxn_detector_workspace_free(<mxn_detector_workspace *>mxn_pool_give(&self.workspaces, workspace))
+
+    def detect(self, frame, str color, double min_face, float score_threshold, int max_faces):
+        """A list of (x, y, width, height, score), the surest first. frame: as for Cropper.crop; max_faces: 1 or more."""
+        cdef Py_buffer source
+        cdef mxn_image image
+        cdef mxn_detect_options options = mxn_detect_options(min_face, score_threshold, max_faces)
+        cdef mxn_detection[512] found # no more than that are ever returned
+        cdef mxn_status status
+        cdef mxn_detector_workspace *workspace
+        cdef int i
+        cdef int count = 0
+        options.max_faces = min(max_faces, 512)
+        PyObject_GetBuffer(frame, &source, PyBUF_STRIDES | PyBUF_FORMAT)
+        try:
+            describe(&source, color, &image)
+            with nogil:
+                workspace = self.take()
+                if workspace == NULL:
+                    status = MXN_ERROR_MEMORY
+                else:
+                    status = mxn_detect(self.detector, workspace, &image, &options, found, &count)
+                    self.give(workspace)
+        finally:
+            PyBuffer_Release(&source)
+        if status == MXN_ERROR_MEMORY:
+            raise MemoryError
+        if status != MXN_OK:
+            raise ValueError(f"min_face {min_face}, score_threshold {score_threshold} or max_faces {max_faces} is out of range")
+        return [(found[i].x, found[i].y, found[i].width, found[i].height, found[i].score) for i in range(count)]
+
+    def answers(self, gray):
+        """What the network says of every cell: float32, cells × 5. gray: C-contiguous uint8, height × width."""
+        cdef Py_buffer source, target
+        cdef mxn_status status
+        cdef mxn_detector_workspace *workspace
+        PyObject_GetBuffer(gray, &source, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+        try:
+            if source.ndim != 2 or source.format[0] != b"B" or source.format[1] != 0:
+                raise TypeError("gray must be uint8, height × width")
+            if not (0 < source.shape[0] < 65536 and 0 < source.shape[1] < 65536):
+                raise ValueError("sides must be 1 to 65535 pixels")
+            out = empty((mxn_detector_cells(source.shape[1], source.shape[0]), MXN_DETECTOR_ANSWERS), float32)
+            PyObject_GetBuffer(out, &target, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
+            try:
+                with nogil:
+                    workspace = self.take()
+                    if workspace == NULL:
+                        status = MXN_ERROR_MEMORY
+                    else:
+                        status = mxn_detector_answers(
+                            self.detector, workspace, <const uint8_t *>source.buf, <int>source.shape[1],
+                            <int>source.shape[0], <float *>target.buf
+                        )
+                        self.give(workspace)
+            finally:
+                PyBuffer_Release(&target)
+        finally:
+            PyBuffer_Release(&source)
+        if status != MXN_OK:
+            raise MemoryError
+        return out
+
+    def refiner_answers(self, pixels):
+        """What the second look says: five floats. pixels: C-contiguous uint8, 48 × 48, standardised."""
+        cdef Py_buffer source
+        cdef float[5] said
+        cdef mxn_detector_workspace *workspace
+        PyObject_GetBuffer(pixels, &source, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+        try:
+            if source.format[0] != b"B" or source.format[1] != 0 or source.len != MXN_REFINER_PIXELS:
+                raise ValueError("pixels must be uint8, 48 × 48")
+            workspace = self.take()
+            if workspace == NULL:
+                raise MemoryError
+            mxn_refiner_answers(self.detector, workspace, <const uint8_t *>source.buf, said)
+            self.give(workspace)
+        finally:
+            PyBuffer_Release(&source)
+        return [said[i] for i in range(5)]
+
+
+def detector_size(int width, int height, double min_face):
+    """Width and height to which the detector reduces a frame."""
+    cdef mxn_image image
+    cdef int to_width, to_height
+    image.width, image.height = width, height
+    if mxn_detector_size(&image, min_face, &to_width, &to_height) != MXN_OK:
+        raise ValueError(f"width {width}, height {height} or min_face {min_face} is out of range")
+    return to_width, to_height

@@ -1,4 +1,7 @@
-"""Latency of the student and of the whole path on this machine, for `mxn-edge bench`. Imports recognizer, student."""
+"""Latency of the student and of the whole path on this machine, for `mxn-edge bench`.
+
+Imports recognizer, student, detector, preprocess and _core.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mxn_edge import _core
+from mxn_edge.detector import DEFAULT_DETECTOR, Detector
+from mxn_edge.preprocess import Preprocessor, check_frame, empty_faces
 from mxn_edge.recognizer import Recognizer
 from mxn_edge.student import Student
-from mxn_edge.weights import INPUT_SIZE
+from mxn_edge.weights import INPUT_SIZE, read_detector_weights
 
 
 @dataclass(frozen=True)
@@ -74,3 +80,29 @@ def benchmark_predict(recognizer: Recognizer, frame: NDArray[np.uint8], *, secon
     height, width = frame.shape[:2]
     name = f"predict, {width}×{height}, {found} face{'' if found == 1 else 's'}"
     return measure(name, partial(recognizer.predict, frame), seconds=seconds)
+
+
+def benchmark_stages(recognizer: Recognizer, frame: NDArray[np.uint8], *, seconds: float = 1.0) -> list[Latency]:
+    """Where the time of `predict` on a BGR frame goes, with the detector of the package and its default options.
+
+    Finding faces is everything of the detector; of it, reducing the frame and the first network are also timed alone.
+    The rest of it is decoding and the second look at candidates.
+    """
+    isa = recognizer.student.info.isa
+    detector = Detector(isa=isa)
+    network = _core.DetectorNetwork(read_detector_weights(DEFAULT_DETECTOR).tensors, isa)
+    width, height = _core.detector_size(frame.shape[1], frame.shape[0], 0.1)
+    gray = _core.scale_gray(frame, "bgr", width, height, isa)
+    boxes = detector.detect(frame)
+    calls: list[tuple[str, Callable[[], object]]] = [
+        ("  find faces", partial(detector.detect, frame)),
+        (f"    reduce to {width}×{height}", partial(_core.scale_gray, frame, "bgr", width, height, isa)),
+        ("    first network", partial(network.answers, gray)),
+    ]
+    if boxes:
+        preprocessor = Preprocessor(recognizer.student.info.preprocessing, isa=isa)
+        (crop,) = faces = empty_faces(1)
+        calls.append(("  crop a face", partial(preprocessor.crop, check_frame(frame), boxes[0].square, crop)))
+        preprocessor.crop(check_frame(frame), boxes[0].square, crop)
+        calls.append(("  classify it", partial(recognizer.student.logits, faces)))
+    return [measure(name, call, seconds=seconds) for name, call in calls]

@@ -12,6 +12,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,7 +61,13 @@ def _parser() -> argparse.ArgumentParser:
     detector.add_argument(
         "--detector",
         metavar="FILE",
-        help="YuNet face detector (.onnx) to use in place of OpenCV's Haar cascade",
+        help="YuNet face detector (.onnx) to use in place of the package's own; needs OpenCV",
+    )
+    detector.add_argument(
+        "--min-face",
+        metavar="FRACTION",
+        type=float,
+        help="side of the smallest face to look for, of the picture's shorter side (default: 0.1)",
     )
 
     predict = commands.add_parser(
@@ -98,8 +105,8 @@ def _parser() -> argparse.ArgumentParser:
         parents=[model, detector],
         help="how fast this machine is",
         description="Latency of the network alone for 1, 8 and 64 faces, in float32 and, with quantised weights, in "
-        "int8, and of the whole path on a 640×480 frame: the demo portrait (needs the demo extra) or a picture of "
-        "yours. MXN_EDGE_ISA forces an instruction set.",
+        "int8, and of the whole path and its parts on a 640×480 frame: the demo portrait (needs the demo extra) or a "
+        "picture of yours. MXN_EDGE_ISA forces an instruction set.",
     )
     bench.add_argument("--image", metavar="FILE", help="picture with a face, resized to 640×480")
     bench.add_argument("--seconds", type=float, default=1.0, help="time per figure (default: %(default)s)")
@@ -109,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    _opencv()
     from mxn_edge.annotate import annotate
 
     recognizer = _recognizer(options)
@@ -138,6 +146,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    _opencv()
     from mxn_edge.annotate import annotate
 
     portrait = _demo_portrait()
@@ -184,24 +193,25 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    import cv2
-
-    from mxn_edge.benchmark import benchmark_predict, benchmark_student
+    from mxn_edge.benchmark import benchmark_predict, benchmark_stages, benchmark_student
     from mxn_edge.recognizer import Recognizer
     from mxn_edge.student import DEFAULT_MODEL, Student
     from mxn_edge.weights import read_weights
 
     weights = read_weights(options.model or DEFAULT_MODEL)
-    recognizer = Recognizer(Student(weights), options.detector)
+    recognizer = Recognizer(Student(weights), options.detector, min_face=options.min_face)
     info = recognizer.student.info
     students = [Student(weights, precision="float32")]
     if weights.quantised:
         students.append(Student(weights, precision="int8"))
     frame = _bench_frame(options.image)
-    cv2.setNumThreads(1)
+    if options.detector:
+        _opencv().setNumThreads(1)
     latencies = [latency for student in students for latency in benchmark_student(student, seconds=options.seconds)]
     if frame is not None:
         latencies.append(benchmark_predict(recognizer, frame, seconds=options.seconds))
+        if not options.detector:
+            latencies += benchmark_stages(recognizer, frame, seconds=options.seconds)
     if options.json:
         results = [latency.to_dict() for latency in latencies]
         report = {"cpu": cpu_name(), "isa": info.isa, "precision": info.precision, "model": info.source}
@@ -218,7 +228,7 @@ def _bench(options: argparse.Namespace) -> int:
 def _recognizer(options: argparse.Namespace) -> Recognizer:
     from mxn_edge.recognizer import Recognizer
 
-    return Recognizer(options.model, options.detector)
+    return Recognizer(options.model, options.detector, min_face=options.min_face)
 
 
 def _print_faces(image: str, faces: Sequence[Face]) -> None:
@@ -228,9 +238,16 @@ def _print_faces(image: str, faces: Sequence[Face]) -> None:
         print(f"  {face.expression:<10} {face.confidence:6.1%}  x {x}, y {y}, {width}×{height} pixels")
 
 
-def _read_picture(path: str) -> NDArray[np.uint8]:
-    import cv2
+def _opencv() -> ModuleType:
+    try:
+        import cv2
+    except ImportError as error:
+        raise CommandError(f"picture files need OpenCV ({error}): pip install 'mxn-edge[opencv]'") from error
+    return cv2
 
+
+def _read_picture(path: str) -> NDArray[np.uint8]:
+    cv2 = _opencv()
     encoded = np.fromfile(path, np.uint8)
     try:
         picture = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
@@ -238,12 +255,11 @@ def _read_picture(path: str) -> NDArray[np.uint8]:
         picture = None
     if picture is None:
         raise CommandError(f"{path} is not a picture that OpenCV can read")
-    return picture.astype(np.uint8, copy=False)
+    return np.asarray(picture, np.uint8)
 
 
 def _write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
-    import cv2
-
+    cv2 = _opencv()
     try:
         _, encoded = cv2.imencode(path.suffix, picture)
     except cv2.error as error:
@@ -283,8 +299,7 @@ def _bench_frame(image: str | None) -> NDArray[np.uint8] | None:
 
 def _fit(picture: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
     """The picture inside a frame of this size, in its own proportions, on grey."""
-    import cv2
-
+    cv2 = _opencv()
     scale = min(width / picture.shape[1], height / picture.shape[0])
     size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
     frame = np.full((height, width, 3), 127, np.uint8)

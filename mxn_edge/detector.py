@@ -1,7 +1,7 @@
-"""Frame -> face boxes, through OpenCV. Imports preprocess and, when a detector is made, cv2.
+"""Frame -> face boxes. Imports _core, preprocess and weights; cv2 only when a YuNet detector is made.
 
 Every detector draws its boxes in its own way; each one here says how its box relates to the square that students are
-trained on (`Detection.square`), so that they may be exchanged.
+trained on (`Box.square`), so that they may be exchanged.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,12 +18,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mxn_edge.preprocess import Frame, Square
+from mxn_edge import _core
+from mxn_edge.preprocess import Frame, Square, check_frame
+from mxn_edge.weights import read_detector_weights
 
-_REMEDY = (
-    "install OpenCV 4 (pip install 'opencv-python-headless>=4.10,<5'), or give the YuNet face detector's file, which "
-    "OpenCV 4 and 5 run: Recognizer(detector='face_detection_yunet_2023mar.onnx')"
-)
+DEFAULT_DETECTOR = Path(__file__).parent / "models" / "detector.safetensors"
 
 
 class DetectorUnavailableError(RuntimeError):
@@ -30,13 +30,14 @@ class DetectorUnavailableError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Detection:
+class Box:
     """A face that a detector found.
 
     Attributes:
-        x, y, width, height: its box in pixels of the frame, as the detector drew it; may reach over the borders.
-        score: how sure the detector is, in its own unit; larger is surer.
-        square: the square to cut out, as a Viola-Jones detector would draw it.
+        x, y, width, height: in pixels of the frame (pixel i covers [i, i + 1)), from the forehead to the chin; may
+            reach over the borders.
+        score: how sure the detector is, 0 to 1; larger is surer.
+        square: the square to cut out for a student.
     """
 
     x: float
@@ -47,73 +48,81 @@ class Detection:
     square: Square
 
 
-class Detector(Protocol):
+class FaceDetector(Protocol):
     """What `Recognizer` needs of a detector; it may be called by several threads at once."""
 
-    def detect(self, frame: Frame) -> list[Detection]:
-        """Faces of a frame that `check_frame` has checked, in any order."""
+    def detect(self, frame: NDArray[np.uint8], color: str = "bgr") -> list[Box]:
+        """Faces of a frame, in any order; the frame and its colour are as `check_frame` takes them."""
 
 
-def _detection(box: list[float], score: float, scale: float) -> Detection:
+def _boxes(found: Iterable[tuple[float, float, float, float, float]], scale: float) -> list[Box]:
     """`scale`: side of the square, in units of the box's mean side."""
-    x, y, width, height = box
-    side = scale * math.sqrt(width * height)
-    square = Square(x + (width - side) / 2, y + (height - side) / 2, side)
-    return Detection(x, y, width, height, score, square)
+    boxes = []
+    for x, y, width, height, score in found:
+        side = scale * math.sqrt(width * height)
+        square = Square(x + (width - side) / 2, y + (height - side) / 2, side)
+        boxes.append(Box(x, y, width, height, score, square))
+    return boxes
 
 
-def _import_cv2() -> ModuleType:
-    try:
-        import cv2
-    except ImportError as error:
-        raise DetectorUnavailableError(f"OpenCV cannot be imported ({error}); {_REMEDY}") from error
-    return cv2
+class Detector:
+    """The detector of the package: a small convolutional network over a grey, reduced frame, all of it in C.
 
-
-class HaarDetector:
-    """OpenCV's Viola-Jones detector with its frontal face cascade; OpenCV 4 only.
+    Immutable: one instance may be used by many threads at once. How it was trained, what it finds and what it misses:
+    docs/detector.md.
 
     Args:
-        min_face: side of the smallest face, as a fraction of the frame's shorter side.
+        model: a weight file of `tools/train_detector.py`, or None for the one that comes with the package.
+        min_face: side of the smallest face to look for, as a fraction of the frame's shorter side. Half of it costs
+            four times as much; faces that have fewer than a dozen pixels in the frame are not found at all.
+        score_threshold: least score of a face, 0 to 1; None for what the weight file recommends.
+        max_faces: of these the surest are returned.
+        isa: instruction set, one of `mxn_edge.available_isas()`; default: `mxn_edge.active_isa()`.
 
     Raises:
-        DetectorUnavailableError: OpenCV is missing, or is a release without cascades (5 and later).
+        OSError, WeightFileError: the weight file cannot be opened, or is not valid.
+        ValueError: an argument is out of its range, or the instruction set is not available.
     """
 
-    #: FER+ faces fill their pictures; this cascade's box has 0.98 of the picture's side (median of 573).
-    _SCALE = 1.02
+    #: FER+ faces fill their pictures; this detector's mean side is 1 / 1.15 of the picture's.
+    _SCALE = 1.15
 
-    def __init__(self, *, min_face: float = 0.1) -> None:
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        min_face: float = 0.1,
+        score_threshold: float | None = None,
+        max_faces: int = 32,
+        isa: str | None = None,
+    ) -> None:
+        weights = read_detector_weights(DEFAULT_DETECTOR if model is None else model)
+        threshold = weights.score_threshold if score_threshold is None else score_threshold
         if not 0 < min_face <= 1:
             raise ValueError(f"min_face is {min_face}; expected a fraction of the frame's shorter side, above 0 to 1")
-        self._min_face = min_face
-        self._cv2 = _import_cv2()
-        if not hasattr(self._cv2, "CascadeClassifier"):
-            raise DetectorUnavailableError(f"OpenCV {self._cv2.__version__} has no CascadeClassifier; {_REMEDY}")
-        self._local = threading.local()
-        self._cascade()
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"score_threshold is {threshold}; expected a number from 0 to 1")
+        if max_faces < 1:
+            raise ValueError(f"max_faces is {max_faces}; expected 1 or more")
+        self._network = _core.DetectorNetwork(weights.tensors, isa)
+        self._options = (float(min_face), float(threshold), int(max_faces))
+        #: Least score that the weight file recommends.
+        self.recommended_threshold = weights.score_threshold
+        #: Instruction set that runs.
+        self.isa: str = self._network.isa
 
-    def _cascade(self) -> Any:
-        # A cascade keeps state while it detects: each thread has its own.
-        cascade = getattr(self._local, "cascade", None)
-        if cascade is None:
-            path = Path(self._cv2.data.haarcascades) / "haarcascade_frontalface_default.xml"
-            if not path.is_file():
-                raise DetectorUnavailableError(f"OpenCV's cascade file {path} is missing; {_REMEDY}")
-            cascade = self._local.cascade = self._cv2.CascadeClassifier(str(path))
-        return cascade
+    def detect(self, frame: NDArray[np.uint8], color: str = "bgr") -> list[Box]:
+        """Faces of a frame, the surest first; the GIL is released meanwhile.
 
-    def detect(self, frame: Frame) -> list[Detection]:
-        """Faces of a frame; the score is the number of overlapping hits that were merged."""
-        gray = _convert(self._cv2, frame, "gray")
-        smallest = max(24, round(self._min_face * min(gray.shape)))
-        boxes, hits = self._cascade().detectMultiScale2(
-            gray, scaleFactor=1.1, minNeighbors=5, minSize=(smallest, smallest)
-        )
-        return [
-            _detection(box, float(score), self._SCALE)
-            for box, score in zip(np.asarray(boxes, float).tolist(), np.ravel(hits), strict=True)
-        ]
+        Args:
+            frame: uint8, H × W, H × W × 1, H × W × 3 or H × W × 4, any strides.
+            color: order of the channels, see `mxn_edge.preprocess.check_frame`.
+
+        Raises:
+            TypeError, ValueError: the frame is not such an array.
+        """
+        checked = check_frame(frame, color)
+        return _boxes(self._network.detect(checked.pixels, checked.color, *self._options), self._SCALE)
 
 
 class YuNetDetector:
@@ -161,10 +170,10 @@ class YuNetDetector:
             self._local.network = network
         return network
 
-    def detect(self, frame: Frame) -> list[Detection]:
-        """Faces of a frame; the score is the network's, 0 to 1."""
+    def detect(self, frame: NDArray[np.uint8], color: str = "bgr") -> list[Box]:
+        """Faces of a frame; see `FaceDetector`."""
         cv2 = self._cv2
-        bgr = _convert(cv2, frame, "bgr")
+        bgr = _to_bgr(cv2, check_frame(frame, color))
         height, width = bgr.shape[:2]
         scale = min(1.0, self._max_side / max(height, width))
         if scale < 1.0:
@@ -179,27 +188,34 @@ class YuNetDetector:
         _, found = network.detect(bgr)
         if found is None:
             return []
-        to_frame = np.array([width / reduced_width, height / reduced_height] * 2)
-        return [
-            _detection(box, float(score), self._SCALE)
-            for box, score in zip((found[:, :4] * to_frame).tolist(), found[:, 14], strict=True)
-            if _is_plausible(box, width, height)
-        ]
+        to_frame = np.array([width / reduced_width, height / reduced_height] * 2 + [1.0])
+        scaled: list[tuple[float, float, float, float, float]] = (found[:, [0, 1, 2, 3, 14]] * to_frame).tolist()
+        return _boxes((box for box in scaled if _is_plausible(box, width, height)), self._SCALE)
 
 
-def _is_plausible(box: list[float], width: int, height: int) -> bool:
+def _is_plausible(box: tuple[float, float, float, float, float], width: int, height: int) -> bool:
     """Whether a box has a size and touches the frame; NaN is not plausible."""
-    x, y, box_width, box_height = box
+    x, y, box_width, box_height, _ = box
     largest = 2 * max(width, height)
     sized = 1 <= box_width <= largest and 1 <= box_height <= largest
     return sized and -box_width < x < width and -box_height < y < height
 
 
-def _convert(cv2: ModuleType, frame: Frame, color: str) -> NDArray[np.uint8]:
-    """The frame's pixels in another order of channels, contiguous as OpenCV wants them."""
+def _import_cv2() -> ModuleType:
+    try:
+        import cv2
+    except ImportError as error:
+        raise DetectorUnavailableError(
+            f"YuNet needs OpenCV, which cannot be imported ({error}): pip install 'mxn-edge[opencv]', or leave out "
+            "the file: the package has a detector of its own"
+        ) from error
+    return cv2
+
+
+def _to_bgr(cv2: ModuleType, frame: Frame) -> NDArray[np.uint8]:
+    """The frame's pixels blue first, contiguous as OpenCV wants them."""
     pixels = np.ascontiguousarray(frame.pixels)
-    if frame.color == color:
+    if frame.color == "bgr":
         return pixels
-    code = getattr(cv2, f"COLOR_{frame.color.upper()}2{color.upper()}")
-    converted: NDArray[np.uint8] = cv2.cvtColor(pixels, code)
+    converted: NDArray[np.uint8] = cv2.cvtColor(pixels, getattr(cv2, f"COLOR_{frame.color.upper()}2BGR"))
     return converted

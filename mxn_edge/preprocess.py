@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mxn_edge import _core
 from mxn_edge.weights import INPUT_SIZE
 
-COLORS = ("bgr", "rgb", "bgra", "rgba", "gray")
+COLORS = ("bgr", "rgb", "bgra", "rgba", "gray", "nv12", "yuyv")
 _MAX_SIDE = 65535
 
 
@@ -39,7 +39,8 @@ def check_frame(frame: NDArray[np.uint8], color: str = "bgr") -> Frame:
         frame: uint8, H × W, H × W × 1, × 3 or × 4, any strides, sides from 1 to 65535.
         color: order of the channels: "bgr", "rgb", "bgra", "rgba" or "gray". A picture with one channel is grey
             whatever this says; in one with four, "bgr" and "rgb" stand for "bgra" and "rgba" (the fourth channel is
-            ignored), as cameras deliver them.
+            ignored), as cameras deliver them. Two layouts of cameras whose luma is taken as it lies: "nv12", a plane
+            of luma and one of colour below it, (H · 3/2) × W with an even H; and "yuyv", H × W × 2.
 
     Raises:
         TypeError: not an array, or not uint8.
@@ -51,6 +52,8 @@ def check_frame(frame: NDArray[np.uint8], color: str = "bgr") -> Frame:
         raise TypeError(f"frame is a {type(frame).__name__}; expected a numpy array of uint8")
     if frame.dtype != np.uint8:
         raise TypeError(f"frame has dtype {frame.dtype}; expected uint8 (0..255)")
+    if color in ("nv12", "yuyv"):
+        frame = _luma(frame, color)
     shape = frame.shape
     channels = 1 if frame.ndim == 2 else shape[2] if frame.ndim == 3 else 0
     if channels not in (1, 3, 4):
@@ -64,6 +67,18 @@ def check_frame(frame: NDArray[np.uint8], color: str = "bgr") -> Frame:
     if color == "gray" or len(color) != channels:
         raise ValueError(f"frame has {channels} channels, but color is {color!r}")
     return Frame(frame, color)
+
+
+def _luma(frame: NDArray[np.uint8], color: str) -> NDArray[np.uint8]:
+    """The grey picture inside a camera's frame, H × W."""
+    shape = frame.shape
+    if color == "yuyv":
+        if frame.ndim != 3 or shape[2] != 2:
+            raise ValueError(f"frame has shape {shape}; expected (H, W, 2) for color 'yuyv'")
+        return frame[:, :, 0]
+    if frame.ndim != 2 or shape[0] % 3:
+        raise ValueError(f"frame has shape {shape}; expected (H * 3 / 2, W) with an even H for color 'nv12'")
+    return frame[: shape[0] // 3 * 2]
 
 
 class Preprocessor:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mxn_edge.detector import Detector, HaarDetector, YuNetDetector
+from mxn_edge.detector import Detector, FaceDetector, YuNetDetector
 from mxn_edge.preprocess import Frame, Preprocessor, check_frame, empty_faces
 from mxn_edge.student import Precision, Student, softmax
 
@@ -28,7 +28,7 @@ class Face:
         confidence: its probability, 0 to 1.
         probabilities: probability of every label; they sum to 1.
         logits: float32, one per label, in the order of `probabilities`.
-        detection_score: how sure the detector is that this is a face, in its own unit; None for a face that was
+        detection_score: how sure the detector is that this is a face, 0 to 1; None for a face that was
             handed in already cropped.
     """
 
@@ -56,30 +56,44 @@ class Recognizer:
 
     Args:
         model: a `Student`, the path of a weight file, or None for the weights that come with the package.
-        detector: None for OpenCV's Haar cascade, the path of a YuNet ONNX file, or any object with a `detect` method
-            like `HaarDetector`'s. The Haar cascade is loaded by the first `predict`, so that `predict_faces` works
-            without OpenCV.
+        detector: None for the package's own `Detector`, the path of a YuNet ONNX file (needs OpenCV), or any object
+            with a `detect` method like theirs.
+        min_face, score_threshold, max_faces: of the package's own detector, see `Detector`.
         precision: "auto", "float32" or "int8" for a model that is loaded here, see `Student`, which keeps its own.
-        isa: instruction set for a model that is loaded here, one of `mxn_edge.available_isas()`; default:
+        isa: instruction set for what is loaded here, one of `mxn_edge.available_isas()`; default:
             `mxn_edge.active_isa()`. A `Student` keeps its own.
 
     Raises:
         OSError, WeightFileError: the weight file cannot be opened, or is not valid.
-        ValueError: the instruction set is not available, or the precision not with these weights.
-        DetectorUnavailableError: the detector cannot be had; raised by the first `predict` for the default one.
+        ValueError: the instruction set is not available, or the precision not with these weights; an option of the
+            package's detector is out of its range, or was given along with another detector.
+        DetectorUnavailableError: YuNet cannot be had.
     """
 
     def __init__(
         self,
         model: Student | str | os.PathLike[str] | None = None,
-        detector: Detector | str | os.PathLike[str] | None = None,
+        detector: FaceDetector | str | os.PathLike[str] | None = None,
         *,
+        min_face: float | None = None,
+        score_threshold: float | None = None,
+        max_faces: int | None = None,
         precision: Precision = "auto",
         isa: str | None = None,
     ) -> None:
         self.student = model if isinstance(model, Student) else Student.load(model, precision=precision, isa=isa)
         self._preprocessor = Preprocessor(self.student.info.preprocessing, isa=self.student.info.isa)
-        self._detector = YuNetDetector(detector) if isinstance(detector, str | os.PathLike) else detector
+        given = {"min_face": min_face, "score_threshold": score_threshold, "max_faces": max_faces}
+        options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if detector is not None and options:
+            raise ValueError(f"{', '.join(options)}: options of the package's detector; another one was given")
+        self._detector: FaceDetector
+        if detector is None:
+            self._detector = Detector(isa=isa, **options)
+        elif isinstance(detector, str | os.PathLike):
+            self._detector = YuNetDetector(detector)
+        else:
+            self._detector = detector
 
     def predict(self, frame: NDArray[np.uint8], color: str = "bgr") -> list[Face]:
         """Expressions of all faces in a frame, the largest face first; an empty list when there is none.
@@ -91,12 +105,10 @@ class Recognizer:
         Raises:
             TypeError: the frame is not a uint8 array.
             ValueError: its shape, size or colour name is not one of the accepted.
-            DetectorUnavailableError: see the class.
         """
         checked = check_frame(frame, color)
-        if self._detector is None:
-            self._detector = HaarDetector()
-        detections = sorted(self._detector.detect(checked), key=lambda d: d.width * d.height, reverse=True)
+        found = self._detector.detect(checked.pixels, checked.color)
+        detections = sorted(found, key=lambda box: box.width * box.height, reverse=True)
         crops = empty_faces(len(detections))
         for detection, crop in zip(detections, crops, strict=True):
             self._preprocessor.crop(checked, detection.square, crop)

@@ -1,9 +1,10 @@
 """Weight files: read, check, write. Imports numpy and safetensors only.
 
-A weight file is a safetensors file with eight float32 tensors (`tensor_shapes`) and string metadata (`FORMAT`,
-`FORMAT_VERSION`, architecture, labels, input size, preprocessing, training note). In a quantised one the weights of
-`QUANTISED_LAYERS` are int8, with a float32 scale for each output. Nothing in it is executed, and nothing in it is
-believed before it is checked.
+A student's weight file is a safetensors file with eight float32 tensors (`tensor_shapes`) and string metadata
+(`FORMAT`, `FORMAT_VERSION`, architecture, labels, input size, preprocessing, training note). In a quantised one the
+weights of `QUANTISED_LAYERS` are int8, with a float32 scale for each output. The detector's file is of the same kind:
+float32 tensors (`detector_shapes`) and metadata. Nothing in a file is executed, and nothing in it is believed before
+it is checked.
 """
 
 from __future__ import annotations
@@ -130,7 +131,12 @@ def _check_tensors(architecture: str, classes: int, tensors: Mapping[str, NDArra
     if bias is None or bias.ndim != 1 or not 1 <= bias.shape[0] <= MAX_HIDDEN:
         found = "is missing" if bias is None else f"has shape {bias.shape}"
         raise WeightFileError(f"tensor 'fc1.bias' {found}; expected (hidden,) with 1 to {MAX_HIDDEN} hidden units")
-    expected = tensor_shapes(architecture, bias.shape[0], classes)
+    _check_shapes(tensors, tensor_shapes(architecture, bias.shape[0], classes), architecture)
+
+
+def _check_shapes(
+    tensors: Mapping[str, NDArray[np.float32]], expected: Mapping[str, tuple[int, ...]], architecture: str
+) -> None:
     if missing := expected.keys() - tensors.keys():
         raise WeightFileError(f"missing tensors: {', '.join(sorted(missing))}")
     if foreign := tensors.keys() - expected.keys():
@@ -209,6 +215,15 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
 
 
 def _read_checked(path: Path) -> Weights:
+    metadata, tensors = _read_tensors(path)
+    if _is_quantised(metadata):
+        for layer in QUANTISED_LAYERS:
+            _dequantise(layer, tensors)
+    return weights_from_metadata(metadata, tensors, str(path))
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
+    """Metadata and tensors, of which those that metadata call quantised may be int8 and all others are float32."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
     if size > _MAX_FILE_BYTES:
@@ -221,13 +236,9 @@ def _read_checked(path: Path) -> Weights:
                 expected = "I8" if quantised and name in _INT8_TENSORS else "F32"
                 if (dtype := opened.get_slice(name).get_dtype()) != expected:
                     raise WeightFileError(f"tensor {name!r} has dtype {dtype}; expected {expected}")
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            return metadata, {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise WeightFileError(f"not a readable safetensors file ({error})") from error
-    if quantised:
-        for layer in QUANTISED_LAYERS:
-            _dequantise(layer, tensors)
-    return weights_from_metadata(metadata, tensors, str(path))
 
 
 def _is_quantised(metadata: Mapping[str, str]) -> bool:
@@ -236,20 +247,27 @@ def _is_quantised(metadata: Mapping[str, str]) -> bool:
     return precision == "int8"
 
 
+class _Metadata:
+    """Metadata of a file of one of our formats; what it lacks is an error."""
+
+    def __init__(self, metadata: Mapping[str, str], expected: str) -> None:
+        self._metadata = metadata
+        if (found := self("format")) != expected:
+            raise WeightFileError(f"format is {found!r}; expected {expected!r}")
+        if (version := self("format_version")) != FORMAT_VERSION:
+            raise WeightFileError(f"format version is {version!r}; this mxn-edge reads version {FORMAT_VERSION!r}")
+
+    def __call__(self, key: str) -> str:
+        if key not in self._metadata:
+            raise WeightFileError(f"metadata lacks {key!r}; was this file written by mxn-edge's tools?")
+        return self._metadata[key]
+
+
 def weights_from_metadata(
     metadata: Mapping[str, str], tensors: Mapping[str, NDArray[np.float32]], source: str
 ) -> Weights:
     """Weights of the metadata that `metadata_of` writes. Raises `WeightFileError` when anything is wrong or missing."""
-
-    def required(key: str) -> str:
-        if key not in metadata:
-            raise WeightFileError(f"metadata lacks {key!r}; was this file written by mxn-edge's tools?")
-        return metadata[key]
-
-    if (found := required("format")) != FORMAT:
-        raise WeightFileError(f"format is {found!r}; expected {FORMAT!r}")
-    if (version := required("format_version")) != FORMAT_VERSION:
-        raise WeightFileError(f"format version is {version!r}; this mxn-edge reads version {FORMAT_VERSION!r}")
+    required = _Metadata(metadata, FORMAT)
     if (input_size := required("input_size")) != str(INPUT_SIZE):
         raise WeightFileError(f"input size is {input_size!r}; expected '{INPUT_SIZE}'")
     try:
@@ -306,3 +324,76 @@ def write_weights(path: str | os.PathLike[str], weights: Weights) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(len(encoded).to_bytes(8, "little") + encoded + body)
     partial.replace(path)
+
+
+#: Of the detector's weight file; see docs/detector.md.
+DETECTOR_FORMAT = "mxn-edge-detector"
+_DETECTOR_CHANNELS = {"stem": 16, "a": 32, "b": 64, "c": 64}
+
+
+def detector_shapes() -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of the detector. Convolutions are kh-kw-oc or kh-kw-c, pointwise ones ic-oc."""
+    stem, *maps = _DETECTOR_CHANNELS.values()
+    shapes: dict[str, tuple[int, ...]] = {"stem.weight": (3, 3, stem), "stem.bias": (stem,)}
+
+    def unit(name: str, inputs: int, outputs: int) -> None:
+        shapes[f"{name}.depthwise"] = (3, 3, inputs)
+        shapes[f"{name}.pointwise"] = (inputs, outputs)
+        shapes[f"{name}.bias"] = (outputs,)
+
+    before = stem
+    for level, channels in zip("abc", maps, strict=True):
+        for i in range(3):
+            unit(f"{level}{i}", before, channels)
+            before = channels
+    shapes["lateral.weight"], shapes["lateral.bias"] = (maps[1], maps[0]), (maps[0],)
+    for stride, channels in zip((4, 8, 16), maps, strict=True):
+        unit(f"head{stride}", channels, channels)
+        shapes[f"out{stride}.weight"], shapes[f"out{stride}.bias"] = (channels, 5), (5,)
+    # The second look at a candidate, 48×48 pixels.
+    shapes["refine.stem.weight"], shapes["refine.stem.bias"] = (3, 3, stem), (stem,)
+    for i, (inputs, outputs) in enumerate(((16, 32), (32, 64), (64, 64), (64, 64))):
+        unit(f"refine{i}", inputs, outputs)
+    shapes["refine.out.weight"], shapes["refine.out.bias"] = (6 * 6 * 64, 5), (5,)
+    return shapes
+
+
+@dataclass(frozen=True)
+class DetectorWeights:
+    """The detector's weights.
+
+    Attributes:
+        tensors: float32 arrays, named and shaped as `detector_shapes` says.
+        score_threshold: the least score of a face that its makers recommend, 0 to 1.
+        training: free text.
+        source: path of the file.
+
+    Construction checks everything and raises `WeightFileError`.
+    """
+
+    tensors: Mapping[str, NDArray[np.float32]] = field(repr=False)
+    score_threshold: float
+    training: str
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        _check_shapes(self.tensors, detector_shapes(), "the detector")
+        if not 0 < self.score_threshold < 1:
+            raise WeightFileError(f"score threshold is {self.score_threshold}; expected a number between 0 and 1")
+
+
+def read_detector_weights(path: str | os.PathLike[str]) -> DetectorWeights:
+    """Read and check the detector's weight file. Raises as `read_weights` does."""
+    path = Path(path)
+    try:
+        metadata, tensors = _read_tensors(path)
+        required = _Metadata(metadata, DETECTOR_FORMAT)
+        try:
+            threshold = float(required("score_threshold"))
+        except ValueError as error:
+            if isinstance(error, WeightFileError):
+                raise
+            raise WeightFileError(f"score threshold is {metadata['score_threshold']!r}; expected a number") from error
+        return DetectorWeights(tensors, threshold, required("training"), str(path))
+    except WeightFileError as error:
+        raise WeightFileError(f"{path}: {error}") from error.__cause__

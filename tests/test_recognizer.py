@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mxn_edge import Detection, Face, Recognizer, Student, _core
-from mxn_edge.preprocess import Frame, Square
+from mxn_edge import Box, Face, Recognizer, Student, _core
+from mxn_edge.preprocess import Square
 from mxn_edge.weights import write_weights
 
 
@@ -20,8 +20,8 @@ class FixedDetector:
     def __init__(self, *boxes: tuple[float, float, float, float]) -> None:
         self.boxes = boxes
 
-    def detect(self, frame: Frame) -> list[Detection]:
-        return [Detection(x, y, w, h, 0.5, Square(x, y, max(w, h))) for x, y, w, h in self.boxes]
+    def detect(self, frame: np.ndarray, color: str = "bgr") -> list[Box]:
+        return [Box(x, y, w, h, 0.5, Square(x, y, max(w, h))) for x, y, w, h in self.boxes]
 
 
 @pytest.fixture(scope="module")

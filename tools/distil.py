@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mxn_edge.detector import DetectorUnavailableError, HaarDetector
+from mxn_edge.detector import Detector
 from mxn_edge.weights import INPUT_SIZE
 from tools.command_line import HelpFormatter, between, fraction, parse, prepare_outputs, view_options
 from tools.ferplus import Faces, FerPlusError, read_ferplus
@@ -52,7 +52,7 @@ def distillation_loss(labels_loss: Loss, temperature: float, weight: float, *, s
 
 def with_unlabelled(labelled: Faces, folder: Path) -> Faces:
     """Append the faces of a folder's photos, with targets of zero: the labels' cross-entropy is 0 for them."""
-    images = read_unlabelled_faces(folder, HaarDetector(), labelled.images.shape[1])
+    images = read_unlabelled_faces(folder, Detector(), labelled.images.shape[1])
     return Faces(
         np.concatenate([labelled.images, images]),
         np.concatenate([labelled.targets, np.zeros((len(images), labelled.targets.shape[1]), np.float32)]),
@@ -67,7 +67,6 @@ def main(argv: list[str] | None = None) -> int:
     try:
         _run(args)
     except (
-        DetectorUnavailableError,
         FerPlusError,
         LabelledFacesError,
         TeacherFileError,

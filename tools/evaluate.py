@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from mxn_edge.detector import DetectorUnavailableError, HaarDetector
+from mxn_edge.detector import Detector
 from mxn_edge.preprocess import Preprocessor
 from mxn_edge.student import Student
 from mxn_edge.weights import WeightFileError, Weights, read_weights
@@ -54,9 +54,6 @@ def main(argv: list[str] | None = None) -> int:
     except (EvaluationError, LabelledFacesError, FerPlusError, WeightFileError, OSError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 1
-    except DetectorUnavailableError as error:
-        print(f"evaluate: --detect: {error}", file=sys.stderr)
-        return 1
     return 0
 
 
@@ -67,7 +64,7 @@ def _run(args: argparse.Namespace) -> None:
         raise EvaluationError(f"{args.model}: --precision int8 needs quantised weights (python -m tools.quantise)")
     student = Student(weights, precision=args.precision)
     preprocessor = Preprocessor(weights.preprocessing)
-    detector = HaarDetector() if args.detect else None
+    detector = Detector() if args.detect else None
     faces = read_labelled_faces(args.data, weights.labels, split=args.split, detector=detector)
     result = _provenance(args, weights, student, faces)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from mxn_edge._core import Cropper
-from mxn_edge.detector import Detector
+from mxn_edge.detector import FaceDetector
 from mxn_edge.preprocess import Frame, Preprocessor, check_frame, empty_faces
 from tools.ferplus import LABELS, read_ferplus
 
@@ -81,7 +81,7 @@ class LabelledFaces:
 
 
 def read_labelled_faces(
-    path: Path, names: Sequence[str], *, split: str = "valid", detector: Detector | None = None
+    path: Path, names: Sequence[str], *, split: str = "valid", detector: FaceDetector | None = None
 ) -> LabelledFaces:
     """Read ferplus.npz (one split), a tree of label folders, or a CSV file with the columns file, label and person.
 
@@ -107,7 +107,7 @@ def read_labelled_faces(
         frame = _read_picture(file)
         box = Box(0, 0, frame.pixels.shape[1], frame.pixels.shape[0])
         if detector is not None:
-            detections = detector.detect(frame)
+            detections = detector.detect(frame.pixels, frame.color)
             if not detections:
                 continue
             x, y, side = max(detections, key=lambda detection: detection.square.side).square
@@ -121,7 +121,7 @@ def read_labelled_faces(
     return LabelledFaces(frames, boxes, np.array(labels), persons, len(rows) - len(frames))
 
 
-def read_unlabelled_faces(folder: Path, detector: Detector, size: int) -> NDArray[np.uint8]:
+def read_unlabelled_faces(folder: Path, detector: FaceDetector, size: int) -> NDArray[np.uint8]:
     """Cut the largest face out of every picture below a folder; pictures without one are left out.
 
     Args:
@@ -139,7 +139,7 @@ def read_unlabelled_faces(folder: Path, detector: Detector, size: int) -> NDArra
     crop, faces = Cropper().crop, []
     for file in tqdm(files, "finding faces", leave=False, disable=None):
         frame = _read_picture(file)
-        if detections := detector.detect(frame):
+        if detections := detector.detect(frame.pixels, frame.color):
             x, y, side = max(detections, key=lambda detection: detection.square.side).square
             faces.append(np.empty((size, size), np.uint8))
             crop(frame.pixels, frame.color, x, y, side, side, faces[-1])

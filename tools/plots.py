@@ -128,3 +128,15 @@ def plot_bars(bars: Sequence[Bar], path: Path, xlabel: str) -> None:
     axes.set(xlabel=xlabel)
     axes.spines[["top", "right"]].set_visible(False)
     save(figure, path)
+
+
+def plot_detection(curves: dict[str, list[tuple[float, float]]], path: Path) -> None:
+    """Recall against false positives per picture, one curve or point for each detector."""
+    figure = Figure(figsize=(6, 4.5))
+    axes = figure.add_subplot()
+    for name, points in curves.items():
+        axes.plot(*zip(*points, strict=True), "o-" if len(points) > 1 else "s", markersize=3, label=name)
+    axes.set(xlabel="false positives per photo", ylabel="recall", xlim=(0, 0.5), ylim=(0.5, 1.0))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    save(figure, path)

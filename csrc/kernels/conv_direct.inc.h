@@ -20,6 +20,7 @@ typedef struct conv_layer {
     int channels;
     int dst_pitch;                 /* floats from one output row (after pooling) to the next */
     bool pool;
+    bool linear;                   /* no ReLU */
     int rows, columns, vectors;    /* accumulators of a tile: rows × columns × vectors of channels */
     int unroll;                    /* taps per turn of the inner loop */
 } conv_layer;
@@ -78,7 +79,8 @@ MXN_INLINE void conv_tile(const conv_layer layer, const float *src, const float 
                 if (rows == 2 && x + 1 < columns) best = vf_max(best, sum[1][x + 1][v]);
                 if (combine) best = vf_max(best, vf_load(out));
             }
-            if (finish) best = vf_max(vf_add(best, vf_load(bias + v * VF_LANES)), vf_zero());
+            if (finish) best = vf_add(best, vf_load(bias + v * VF_LANES));
+            if (finish && !layer.linear) best = vf_max(best, vf_zero());
             vf_store(out, best);
         }
 }

@@ -36,10 +36,18 @@ def test_crop_by_opencv(benchmark: Any, frame: np.ndarray, side: int) -> None:
     assert benchmark(crop).shape == (84, 84)
 
 
-def test_predict_with_haar(benchmark: Any, frame: np.ndarray) -> None:
+@pytest.mark.parametrize("isa", available_isas())
+def test_predict(benchmark: Any, frame: np.ndarray, isa: str) -> None:
     benchmark.group = "predict, 640×480"
-    faces = benchmark(Recognizer().predict, frame)
+    benchmark.extra_info["isa"] = isa
+    faces = benchmark(Recognizer(isa=isa).predict, frame)
     assert "happiness" in {face.expression for face in faces}
+
+
+def test_predict_without_a_face(benchmark: Any, frame: np.ndarray) -> None:
+    benchmark.group = "predict, 640×480"
+    upside_down = np.ascontiguousarray(frame[::-1])
+    assert benchmark(Recognizer().predict, upside_down) == []
 
 
 def test_predict_with_yunet(benchmark: Any, frame: np.ndarray, data_dir: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 cv2 = pytest.importorskip("cv2", reason="the evaluation tools read pictures with OpenCV")
 
-from mxn_edge.detector import Detection  # noqa: E402
-from mxn_edge.preprocess import Frame, Preprocessor, Square, check_frame  # noqa: E402
+from mxn_edge.detector import Box as FoundBox  # noqa: E402
+from mxn_edge.preprocess import Preprocessor, Square, check_frame  # noqa: E402
 from mxn_edge.student import Student  # noqa: E402
 from mxn_edge.weights import Weights, write_weights  # noqa: E402
 from tools import evaluate  # noqa: E402
@@ -175,10 +175,10 @@ def test_a_face_is_found_and_cut_out_with_its_surroundings(tmp_path: Path) -> No
     square = Square(70.0, 50.0, 24.0)
 
     class Stub:
-        def detect(self, frame: Frame) -> list[Detection]:
-            large = Detection(70, 50, 24, 24, 1.0, square)
-            small = Detection(10, 10, 8, 8, 9.0, Square(10, 10, 8))
-            return [small, large] if frame.pixels.shape[0] == 120 else []
+        def detect(self, frame: np.ndarray, color: str = "bgr") -> list[FoundBox]:
+            large = FoundBox(70, 50, 24, 24, 1.0, square)
+            small = FoundBox(10, 10, 8, 8, 9.0, Square(10, 10, 8))
+            return [small, large] if frame.shape[0] == 120 else []
 
     faces = read_labelled_faces(tmp_path / "tree", LABELS, detector=Stub())
     assert (len(faces), faces.left_out) == (1, 1)

@@ -549,8 +549,6 @@ def test_faces_without_labels_learn_from_the_teacher_alone() -> None:
 
 def test_photos_join_the_training_faces(tmp_path: Path, portrait: np.ndarray) -> None:
     cv2 = pytest.importorskip("cv2")
-    if not hasattr(cv2, "CascadeClassifier"):
-        pytest.skip("OpenCV 5 has no Haar cascade")
     labelled = read_ferplus(write_data(tmp_path / "data.npz", count=20), "train")
     photos = tmp_path / "photos"
     (photos / "more").mkdir(parents=True)

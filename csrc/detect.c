@@ -1,0 +1,480 @@
+/* The face detector: frame -> reduced grey picture -> network -> cells -> candidates -> second look -> boxes. Calls the scaler,
+ * the cropper and the detector's kernels of a backend. docs/detector.md describes the networks.
+ *
+ * Three maps answer, of stride 4, 8 and 16, for faces of different sizes. A cell says how sure it is of a face around it,
+ * and where that face's box lies. The few candidates that are left are cut out of the whole frame, which shows them in more
+ * detail, and judged again.
+ */
+#include <math.h>
+#include <stdalign.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backend.h"
+
+enum {
+    LEVELS = MXN_DETECTOR_LEVELS,
+    ANSWERS = MXN_DETECTOR_ANSWERS,
+    CANDIDATES = 512, /* that enter non-maximum suppression, so that a hostile frame takes bounded time */
+};
+
+static const int stride_of[LEVELS] = {4, 8, 16}, channels_of[LEVELS] = {32, 64, 64};
+
+/* Inputs, outputs and kernel of each unit; the last three are the heads'. */
+static const struct {
+    int inputs, outputs, kind;
+} units[MXN_DETECTOR_UNITS] = {
+    {16, 32, MXN_UNIT_16_32_2}, {32, 32, MXN_UNIT_32_32_1}, {32, 32, MXN_UNIT_32_32_1},
+    {32, 64, MXN_UNIT_32_64_2}, {64, 64, MXN_UNIT_64_64_1}, {64, 64, MXN_UNIT_64_64_1},
+    {64, 64, MXN_UNIT_64_64_2}, {64, 64, MXN_UNIT_64_64_1}, {64, 64, MXN_UNIT_64_64_1},
+    {32, 32, MXN_UNIT_32_32_1}, {64, 64, MXN_UNIT_64_64_1}, {64, 64, MXN_UNIT_64_64_1},
+};
+enum { HEADS = 9 };
+static const struct {
+    int inputs, outputs, kind;
+} refiner_units[MXN_REFINER_UNITS] = {
+    {16, 32, MXN_UNIT_16_32_2}, {32, 64, MXN_UNIT_32_64_2}, {64, 64, MXN_UNIT_64_64_1}, {64, 64, MXN_UNIT_64_64_1},
+};
+
+/* The smallest face that is looked for has so many pixels a side in the reduced picture. */
+static const double SMALLEST = 17.6;
+/* Faces smaller than the one asked for by more than this are left out. */
+static const double LEAST = 0.8;
+/* Of a cell's box, in strides, where the network says 0; and bounds of what it may say. */
+static const float BOX_STRIDES = 4.0f, LOG_SIDE = 3.0f;
+/* A box goes when it shares more than this with a surer one: of both together, or of the smaller. */
+static const float NMS_IOU = 0.4f, NMS_INSIDE = 0.65f;
+/* The surest of these candidates get a second look, if their score is not below this or the caller's threshold. */
+enum { LOOKS = 16 };
+static const float LEAST_CANDIDATE = 0.2f;
+/* Side of the square that is cut out, in units of the longer side of the box. */
+static const float REFINED_SQUARE = 1.4f;
+
+/* ---- Weights ----------------------------------------------------------------------------------------------------- */
+
+/* Every array is inside the detector's one allocation, aligned to MXN_ALIGNMENT. */
+struct mxn_detector {
+    const mxn_backend *backend;
+    float *stem_weight, *stem_bias, *lateral_weight, *lateral_bias;
+    mxn_detector_unit unit[MXN_DETECTOR_UNITS];
+    float *out_weight[LEVELS], *out_bias[LEVELS]; /* ic-out_width */
+    float *refiner_stem_weight, *refiner_stem_bias;
+    mxn_detector_unit refiner_unit[MXN_REFINER_UNITS];
+    float *refiner_out_weight, *refiner_out_bias; /* in-MXN_DENSE_BLOCK outputs */
+};
+
+static size_t aligned(size_t bytes) { return (bytes + MXN_ALIGNMENT - 1) / MXN_ALIGNMENT * MXN_ALIGNMENT; }
+
+/* `rows` rows of `columns` floats, each followed by zeros up to `pitch`; measures when memory is NULL. */
+static float *place(char *memory, size_t *offset, const float *from, int rows, int columns, int pitch) {
+    float *to = memory ? (float *)(void *)(memory + *offset) : NULL;
+    *offset += aligned((size_t)rows * (size_t)pitch * sizeof(float));
+    for (int r = 0; to && r < rows; r++) {
+        memcpy(to + (size_t)r * pitch, from + (size_t)r * columns, (size_t)columns * sizeof(float));
+        memset(to + (size_t)r * pitch + columns, 0, (size_t)(pitch - columns) * sizeof(float));
+    }
+    return to;
+}
+
+static size_t pack(mxn_detector *d, const mxn_detector_weights *w, char *memory) {
+    size_t offset = aligned(sizeof *d);
+    const int out_width = d->backend->float32->out_width;
+    d->stem_weight = place(memory, &offset, w->stem_weight, 9, MXN_DETECTOR_STEM, MXN_DETECTOR_STEM);
+    d->stem_bias = place(memory, &offset, w->stem_bias, 1, MXN_DETECTOR_STEM, MXN_DETECTOR_STEM);
+    for (int i = 0; i < MXN_DETECTOR_UNITS; i++) {
+        const int in = units[i].inputs, out = units[i].outputs;
+        d->unit[i].depthwise = place(memory, &offset, w->unit[i].depthwise, 9, in, in);
+        d->unit[i].pointwise = place(memory, &offset, w->unit[i].pointwise, in, out, out);
+        d->unit[i].bias = place(memory, &offset, w->unit[i].bias, 1, out, out);
+    }
+    d->lateral_weight = place(memory, &offset, w->lateral_weight, channels_of[1], channels_of[0], channels_of[0]);
+    d->lateral_bias = place(memory, &offset, w->lateral_bias, 1, channels_of[0], channels_of[0]);
+    for (int l = 0; l < LEVELS; l++) {
+        d->out_weight[l] = place(memory, &offset, w->out[l].weight, channels_of[l], ANSWERS, out_width);
+        d->out_bias[l] = place(memory, &offset, w->out[l].bias, 1, ANSWERS, out_width);
+    }
+    d->refiner_stem_weight = place(memory, &offset, w->refiner_stem_weight, 9, MXN_DETECTOR_STEM, MXN_DETECTOR_STEM);
+    d->refiner_stem_bias = place(memory, &offset, w->refiner_stem_bias, 1, MXN_DETECTOR_STEM, MXN_DETECTOR_STEM);
+    for (int i = 0; i < MXN_REFINER_UNITS; i++) {
+        const int in = refiner_units[i].inputs, out = refiner_units[i].outputs;
+        d->refiner_unit[i].depthwise = place(memory, &offset, w->refiner_unit[i].depthwise, 9, in, in);
+        d->refiner_unit[i].pointwise = place(memory, &offset, w->refiner_unit[i].pointwise, in, out, out);
+        d->refiner_unit[i].bias = place(memory, &offset, w->refiner_unit[i].bias, 1, out, out);
+    }
+    d->refiner_out_weight = place(memory, &offset, w->refiner_out.weight, MXN_REFINER_FLAT, ANSWERS, MXN_DENSE_BLOCK);
+    d->refiner_out_bias = place(memory, &offset, w->refiner_out.bias, 1, ANSWERS, MXN_DENSE_BLOCK);
+    return offset;
+}
+
+mxn_status mxn_detector_new(mxn_detector **detector, const mxn_detector_weights *weights, const mxn_backend *backend) {
+    mxn_detector measured = {.backend = backend};
+    const size_t bytes = pack(&measured, weights, NULL);
+    mxn_detector *d = aligned_alloc(MXN_ALIGNMENT, bytes);
+    if (!d) return MXN_ERROR_MEMORY;
+    d->backend = backend;
+    pack(d, weights, (char *)d);
+    *detector = d;
+    return MXN_OK;
+}
+
+const mxn_backend *mxn_detector_backend(const mxn_detector *detector) { return detector->backend; }
+
+void mxn_detector_free(mxn_detector *detector) { free(detector); }
+
+/* ---- Workspace --------------------------------------------------------------------------------------------------- */
+
+/* height × width pixels with a border of one, which stays zero. */
+typedef struct map {
+    float *pixel; /* (0, 0) */
+    ptrdiff_t pitch;
+    int height, width;
+} map;
+
+typedef struct candidate {
+    float x0, y0, x1, y1, score;
+} candidate;
+
+/* Floats of a map with its border. */
+#define MAP_FLOATS(side, channels) (((side) + 2) * ((side) + 2) * (channels))
+
+/* The refiner's maps, all but the last with a border, which stays zero. */
+typedef struct refiner_maps {
+    alignas(MXN_ALIGNMENT) float image[MAP_FLOATS(MXN_REFINER_SIZE, 1)];
+    alignas(MXN_ALIGNMENT) float stem[MAP_FLOATS(MXN_REFINER_SIZE / 2, 16)];
+    alignas(MXN_ALIGNMENT) float quarter[MAP_FLOATS(MXN_REFINER_SIZE / 4, 32)];
+    alignas(MXN_ALIGNMENT) float first[MAP_FLOATS(MXN_REFINER_MAP, 64)];
+    alignas(MXN_ALIGNMENT) float second[MAP_FLOATS(MXN_REFINER_MAP, 64)];
+    alignas(MXN_ALIGNMENT) float flat[MXN_REFINER_FLAT];
+    alignas(MXN_ALIGNMENT) float row[MXN_REFINER_SIZE / 2 * 64];
+    alignas(MXN_ALIGNMENT) float answers[MXN_DENSE_BLOCK];
+    uint8_t pixels[MXN_REFINER_PIXELS];
+} refiner_maps;
+
+struct mxn_detector_workspace {
+    refiner_maps refiner;
+    void *memory; /* of all maps of the first look */
+    size_t bytes;
+    int width, height, out_width; /* for which the maps are laid out; 0: for none */
+    map image, stem, first[LEVELS], second[LEVELS];
+    float *answers[LEVELS];
+    float *row;
+    void *scratch; /* of the scaler and the cropper */
+    size_t scratch_bytes;
+    uint8_t *gray;
+    candidate candidate[CANDIDATES];
+};
+
+mxn_detector_workspace *mxn_detector_workspace_new(void) {
+    mxn_detector_workspace *workspace = aligned_alloc(MXN_ALIGNMENT, aligned(sizeof *workspace));
+    return workspace ? memset(workspace, 0, sizeof *workspace) : NULL;
+}
+
+void mxn_detector_workspace_free(mxn_detector_workspace *workspace) {
+    if (!workspace) return;
+    free(workspace->memory);
+    free(workspace->scratch);
+    free(workspace);
+}
+
+static int half(int n) { return (n + 1) / 2; }
+
+static map place_map(char *memory, size_t *offset, int height, int width, int channels) {
+    map m = {.height = height, .width = width, .pitch = (ptrdiff_t)(width + 2) * channels};
+    /* Pixel (0, 0) is aligned when the border before it is a whole number of lines. */
+    const size_t before = aligned((size_t)(m.pitch + channels) * sizeof(float));
+    if (memory) m.pixel = (float *)(void *)(memory + *offset + before);
+    *offset += before + aligned((size_t)m.pitch * (size_t)(height + 1) * sizeof(float));
+    return m;
+}
+
+static size_t lay_out(mxn_detector_workspace *w, int width, int height, int out_width, char *memory) {
+    size_t offset = 0;
+    int h = half(height), wide = half(width);
+    w->image = place_map(memory, &offset, height, width, 1);
+    w->stem = place_map(memory, &offset, h, wide, MXN_DETECTOR_STEM);
+    w->row = memory ? (float *)(void *)(memory + offset) : NULL;
+    offset += aligned((size_t)wide * MXN_DETECTOR_CHANNELS_MAX * sizeof(float));
+    for (int l = 0; l < LEVELS; l++) {
+        h = half(h), wide = half(wide);
+        w->first[l] = place_map(memory, &offset, h, wide, channels_of[l]);
+        w->second[l] = place_map(memory, &offset, h, wide, channels_of[l]);
+        w->answers[l] = memory ? (float *)(void *)(memory + offset) : NULL;
+        offset += aligned((size_t)h * (size_t)wide * (size_t)out_width * sizeof(float));
+    }
+    w->gray = memory ? (uint8_t *)memory + offset : NULL;
+    offset += aligned((size_t)width * (size_t)height);
+    return offset;
+}
+
+static mxn_status prepare(mxn_detector_workspace *w, int width, int height, int out_width) {
+    if (w->width == width && w->height == height && w->out_width == out_width) return MXN_OK;
+    w->width = 0;
+    const size_t bytes = lay_out(w, width, height, out_width, NULL);
+    if (bytes > w->bytes) {
+        free(w->memory);
+        w->memory = aligned_alloc(MXN_ALIGNMENT, bytes);
+        w->bytes = w->memory ? bytes : 0;
+        if (!w->memory) return MXN_ERROR_MEMORY;
+    }
+    memset(w->memory, 0, bytes);
+    lay_out(w, width, height, out_width, w->memory);
+    w->width = width, w->height = height, w->out_width = out_width;
+    return MXN_OK;
+}
+
+/* ---- Network ----------------------------------------------------------------------------------------------------- */
+
+static void run_unit(const mxn_detector *d, int i, const map *src, const map *dst, float *row) {
+    d->backend->float32->unit[units[i].kind](&d->unit[i], src->pixel, src->pitch, dst->pixel, dst->pitch, dst->height,
+                                             dst->width, row);
+}
+
+/* The grey picture in w->gray -> w->answers. */
+static void run(const mxn_detector *d, mxn_detector_workspace *w) {
+    const mxn_float32_kernels *k = d->backend->float32;
+    for (int y = 0; y < w->height; y++) {
+        const uint8_t *gray = w->gray + (ptrdiff_t)y * w->width;
+        float *row = w->image.pixel + y * w->image.pitch;
+        for (int x = 0; x < w->width; x++) row[x] = (float)(gray[x] - 128) * (1.0f / 64);
+    }
+    k->stem(w->image.pixel, w->image.pitch, d->stem_weight, d->stem_bias, w->stem.pixel, w->stem.pitch, w->stem.height,
+            w->stem.width);
+    const map *before = &w->stem;
+    for (int l = 0; l < LEVELS; l++) {
+        run_unit(d, 3 * l, before, &w->first[l], w->row);
+        run_unit(d, 3 * l + 1, &w->first[l], &w->second[l], w->row);
+        run_unit(d, 3 * l + 2, &w->second[l], &w->first[l], w->row);
+        before = &w->first[l];
+    }
+    const map *fine = &w->first[0], *middle = &w->first[1], *coarse = &w->first[2];
+    k->add_enlarged(coarse->pixel, coarse->pitch, middle->pixel, middle->pitch, middle->height, middle->width);
+    k->lateral(middle->pixel, middle->pitch, d->lateral_weight, d->lateral_bias, fine->pixel, fine->pitch, fine->height,
+               fine->width, w->row);
+    for (int l = 0; l < LEVELS; l++) {
+        const map *head = &w->second[l];
+        run_unit(d, HEADS + l, &w->first[l], head, w->row);
+        k->out[channels_of[l] == 64](head->pixel, head->pitch, d->out_weight[l], d->out_bias[l], w->answers[l], head->height,
+                                     head->width);
+    }
+}
+
+/* ---- Boxes ------------------------------------------------------------------------------------------------------- */
+
+static void swap(candidate *a, candidate *b) {
+    const candidate c = *a;
+    *a = *b;
+    *b = c;
+}
+
+/* Restores the heap, the least sure at its root, below i. */
+static void sift_down(candidate *heap, int count, int i) {
+    for (int child; (child = 2 * i + 1) < count; i = child) {
+        if (child + 1 < count && heap[child + 1].score < heap[child].score) child++;
+        if (heap[i].score <= heap[child].score) return;
+        swap(&heap[i], &heap[child]);
+    }
+}
+
+/* Adds a candidate; when there is no room, the least sure one goes. */
+static int keep(candidate *heap, int count, const candidate *c) {
+    if (count == CANDIDATES) {
+        if (c->score > heap[0].score) {
+            heap[0] = *c;
+            sift_down(heap, count, 0);
+        }
+        return count;
+    }
+    int i = count;
+    heap[i] = *c;
+    for (int parent; i > 0 && heap[parent = (i - 1) / 2].score > heap[i].score; i = parent) swap(&heap[i], &heap[parent]);
+    return count + 1;
+}
+
+static float clamp_log(float x) { return x > LOG_SIDE ? LOG_SIDE : x > -LOG_SIDE ? x : -LOG_SIDE; }
+
+/* Cells above the threshold, the surest first; returns their number. */
+static int decode(mxn_detector_workspace *w, float threshold) {
+    const float least = threshold <= 0 ? -INFINITY : threshold >= 1 ? INFINITY : logf(threshold / (1 - threshold));
+    int count = 0;
+    for (int l = 0; l < LEVELS; l++) {
+        const float *cell = w->answers[l], stride = (float)stride_of[l];
+        for (int y = 0; y < w->first[l].height; y++)
+            for (int x = 0; x < w->first[l].width; x++, cell += w->out_width) {
+                if (!(cell[0] >= least)) continue;
+                const float cx = ((float)x + cell[1]) * stride + 0.5f, cy = ((float)y + cell[2]) * stride + 0.5f;
+                const float half_width = BOX_STRIDES / 2 * stride * expf(clamp_log(cell[3]));
+                const float half_height = BOX_STRIDES / 2 * stride * expf(clamp_log(cell[4]));
+                const candidate c = {cx - half_width, cy - half_height, cx + half_width, cy + half_height,
+                                     1 / (1 + expf(-cell[0]))};
+                count = keep(w->candidate, count, &c);
+            }
+    }
+    for (int left = count - 1; left > 0; left--) {
+        swap(&w->candidate[0], &w->candidate[left]);
+        sift_down(w->candidate, left, 0);
+    }
+    return count;
+}
+
+static float area(const candidate *c) { return (c->x1 - c->x0) * (c->y1 - c->y0); }
+
+static bool hides(const candidate *surer, const candidate *c) {
+    const float width = fminf(surer->x1, c->x1) - fmaxf(surer->x0, c->x0);
+    const float height = fminf(surer->y1, c->y1) - fmaxf(surer->y0, c->y0);
+    if (width <= 0 || height <= 0) return false;
+    const float shared = width * height, a = area(surer), b = area(c);
+    return shared > NMS_IOU * (a + b - shared) || shared > NMS_INSIDE * fminf(a, b);
+}
+
+/* Non-maximum suppression in place; returns how many are left. */
+static int suppress(candidate *c, int count) {
+    int kept = 0;
+    for (int i = 0; i < count; i++) {
+        bool hidden = false;
+        for (int k = 0; k < kept && !hidden; k++) hidden = hides(&c[k], &c[i]);
+        if (!hidden) c[kept++] = c[i];
+    }
+    return kept;
+}
+
+/* ---- The whole --------------------------------------------------------------------------------------------------- */
+
+mxn_status mxn_detector_size(const mxn_image *image, double min_face, int *width, int *height) {
+    if (image->width < 1 || image->width > MXN_IMAGE_SIDE_MAX || image->height < 1 || image->height > MXN_IMAGE_SIDE_MAX ||
+        !(min_face > 0 && min_face <= 1))
+        return MXN_ERROR_ARGUMENT;
+    const int shorter = image->width < image->height ? image->width : image->height;
+    const double wanted = floor(SMALLEST / min_face + 0.5), scale = wanted < shorter ? wanted / shorter : 1.0;
+    const int w = (int)floor(image->width * scale + 0.5), h = (int)floor(image->height * scale + 0.5);
+    *width = w < 1 ? 1 : w;
+    *height = h < 1 ? 1 : h;
+    return MXN_OK;
+}
+
+ptrdiff_t mxn_detector_cells(int width, int height) {
+    ptrdiff_t cells = 0;
+    for (int l = 0; l < LEVELS; l++)
+        cells += (ptrdiff_t)((width + stride_of[l] - 1) / stride_of[l]) * ((height + stride_of[l] - 1) / stride_of[l]);
+    return cells;
+}
+
+mxn_status mxn_detector_answers(const mxn_detector *detector, mxn_detector_workspace *workspace, const uint8_t *gray,
+                                int width, int height, float *answers) {
+    if (width < 1 || width > MXN_IMAGE_SIDE_MAX || height < 1 || height > MXN_IMAGE_SIDE_MAX) return MXN_ERROR_ARGUMENT;
+    const mxn_status status = prepare(workspace, width, height, detector->backend->float32->out_width);
+    if (status != MXN_OK) return status;
+    memcpy(workspace->gray, gray, (size_t)width * (size_t)height);
+    run(detector, workspace);
+    for (int l = 0; l < LEVELS; l++) {
+        const ptrdiff_t cells = (ptrdiff_t)workspace->first[l].height * workspace->first[l].width;
+        for (ptrdiff_t i = 0; i < cells; i++, answers += ANSWERS)
+            memcpy(answers, workspace->answers[l] + i * workspace->out_width, ANSWERS * sizeof(float));
+    }
+    return MXN_OK;
+}
+
+/* Makes room for `bytes` of scratch memory. */
+static bool reserve(mxn_detector_workspace *w, size_t bytes) {
+    if (bytes <= w->scratch_bytes) return true;
+    free(w->scratch);
+    w->scratch = aligned_alloc(MXN_ALIGNMENT, bytes);
+    w->scratch_bytes = w->scratch ? bytes : 0;
+    return w->scratch != NULL;
+}
+
+static mxn_status scale(const mxn_backend *backend, mxn_detector_workspace *w, const mxn_image *image) {
+    if (!reserve(w, mxn_scale_scratch_bytes(image, w->width, w->height))) return MXN_ERROR_MEMORY;
+    return mxn_scale_gray(backend, image, w->width, w->height, w->gray, w->scratch, w->scratch_bytes);
+}
+
+static float *inside(float *map, int side, int channels) { return map + (side + 3) * channels; }
+
+void mxn_refiner_answers(const mxn_detector *detector, mxn_detector_workspace *workspace, const uint8_t *pixels,
+                         float *answers) {
+    enum { SIZE = MXN_REFINER_SIZE, HALF = SIZE / 2, QUARTER = SIZE / 4, MAP = MXN_REFINER_MAP };
+    const mxn_float32_kernels *k = detector->backend->float32;
+    const mxn_detector_unit *unit = detector->refiner_unit;
+    refiner_maps *m = &workspace->refiner;
+    float *image = inside(m->image, SIZE, 1), *stem = inside(m->stem, HALF, 16), *quarter = inside(m->quarter, QUARTER, 32);
+    float *first = inside(m->first, MAP, 64), *second = inside(m->second, MAP, 64);
+    for (int y = 0; y < SIZE; y++)
+        for (int x = 0; x < SIZE; x++) image[y * (SIZE + 2) + x] = (float)(pixels[y * SIZE + x] - 128) * (1.0f / 64);
+    k->stem(image, SIZE + 2, detector->refiner_stem_weight, detector->refiner_stem_bias, stem, (HALF + 2) * 16, HALF, HALF);
+    k->unit[MXN_UNIT_16_32_2](&unit[0], stem, (HALF + 2) * 16, quarter, (QUARTER + 2) * 32, QUARTER, QUARTER, m->row);
+    k->unit[MXN_UNIT_32_64_2](&unit[1], quarter, (QUARTER + 2) * 32, first, (MAP + 2) * 64, MAP, MAP, m->row);
+    k->unit[MXN_UNIT_64_64_1](&unit[2], first, (MAP + 2) * 64, second, (MAP + 2) * 64, MAP, MAP, m->row);
+    k->unit[MXN_UNIT_64_64_1](&unit[3], second, (MAP + 2) * 64, m->flat, MAP * 64, MAP, MAP, m->row);
+    k->dense(detector->refiner_out_weight, detector->refiner_out_bias, MXN_REFINER_FLAT, 1, false, m->flat, MXN_REFINER_FLAT,
+             m->answers, MXN_DENSE_BLOCK, 1);
+    memcpy(answers, m->answers, ANSWERS * sizeof *answers);
+}
+
+static void sort(candidate *c, int count) {
+    for (int i = 1; i < count; i++)
+        for (int k = i; k > 0 && c[k].score > c[k - 1].score; k--) swap(&c[k], &c[k - 1]);
+}
+
+/* Looks at candidates, in pixels of the image, once more: new scores and boxes, the surest first. */
+static mxn_status refine(const mxn_detector *d, mxn_detector_workspace *w, const mxn_image *image, int count) {
+    for (int i = 0; i < count; i++) {
+        candidate *c = &w->candidate[i];
+        const float side = REFINED_SQUARE * fmaxf(c->x1 - c->x0, c->y1 - c->y0);
+        const float cx = (c->x0 + c->x1) / 2, cy = (c->y0 + c->y1) / 2;
+        const mxn_box square = {cx - side / 2, cy - side / 2, side, side};
+        const size_t bytes = mxn_crop_scratch_bytes(square, MXN_REFINER_SIZE);
+        if (bytes == 0) { /* no such square: weights that say nonsense */
+            c->score = 0;
+            continue;
+        }
+        if (!reserve(w, bytes)) return MXN_ERROR_MEMORY;
+        const mxn_status status = mxn_crop_gray(d->backend, image, square, MXN_REFINER_SIZE, w->refiner.pixels, w->scratch,
+                                                w->scratch_bytes);
+        if (status != MXN_OK) return status;
+        mxn_standardise(w->refiner.pixels, MXN_REFINER_PIXELS);
+        float said[ANSWERS];
+        mxn_refiner_answers(d, w, w->refiner.pixels, said);
+        const float x = cx + said[1] * side, y = cy + said[2] * side;
+        const float half_width = side / 2 * expf(clamp_log(said[3])), half_height = side / 2 * expf(clamp_log(said[4]));
+        /* The mean of both logits. */
+        const float logit = (logf(c->score / (1 - c->score)) + said[0]) / 2;
+        *c = (candidate){x - half_width, y - half_height, x + half_width, y + half_height, 1 / (1 + expf(-logit))};
+        if (!(c->score >= 0)) c->score = 0; /* NaN */
+    }
+    sort(w->candidate, count);
+    return MXN_OK;
+}
+
+mxn_status mxn_detect(const mxn_detector *detector, mxn_detector_workspace *workspace, const mxn_image *image,
+                      const mxn_detect_options *options, mxn_detection *found, int *count) {
+    int width, height;
+    mxn_status status = mxn_detector_size(image, options->min_face, &width, &height);
+    if (status != MXN_OK) return status;
+    if (!(options->score_threshold >= 0 && options->score_threshold <= 1) || options->max_faces < 1) return MXN_ERROR_ARGUMENT;
+    status = prepare(workspace, width, height, detector->backend->float32->out_width);
+    if (status == MXN_OK) status = scale(detector->backend, workspace, image);
+    if (status != MXN_OK) return status;
+    run(detector, workspace);
+    int left = suppress(workspace->candidate, decode(workspace, fminf(LEAST_CANDIDATE, options->score_threshold)));
+    left = left < LOOKS ? left : LOOKS;
+    const float to_x = (float)image->width / (float)width, to_y = (float)image->height / (float)height;
+    for (int i = 0; i < left; i++) {
+        candidate *c = &workspace->candidate[i];
+        *c = (candidate){c->x0 * to_x, c->y0 * to_y, c->x1 * to_x, c->y1 * to_y, c->score};
+    }
+    status = refine(detector, workspace, image, left);
+    if (status != MXN_OK) return status;
+    left = suppress(workspace->candidate, left);
+
+    const int shorter = image->width < image->height ? image->width : image->height;
+    const float least = (float)(LEAST * options->min_face * shorter);
+    int n = 0;
+    for (int i = 0; i < left && n < options->max_faces; i++) {
+        const candidate *c = &workspace->candidate[i];
+        const mxn_detection d = {c->x0, c->y0, c->x1 - c->x0, c->y1 - c->y0, c->score};
+        if (d.score < options->score_threshold) break;
+        const bool in_view = d.x < image->width && d.y < image->height && d.x + d.width > 0 && d.y + d.height > 0;
+        if (in_view && d.width * d.height >= least * least) found[n++] = d;
+    }
+    *count = n;
+    return MXN_OK;
+}

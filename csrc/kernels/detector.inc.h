@@ -1,0 +1,139 @@
+/* The face detector's layers, row by row. Over conv_direct.inc.h, whose tiles multiply here too.
+ *
+ *     maps: y-x-c, with a border of one zero pixel; a pointer to a map points to its pixel (0, 0)
+ *     depthwise weight: ky-kx-c      pointwise weight: ic-oc
+ */
+
+/* Accumulators of a pointwise tile: pixels × vectors of output channels, as in conv_direct.inc.h. */
+enum {
+    POINTWISE_VECTORS_32 = VF_LANES >= 8 ? 2 : 4,
+    POINTWISE_VECTORS_64 = VF_LANES >= 16 ? 4 : POINTWISE_VECTORS_32,
+    POINTWISE_COLUMNS_32 = VF_LANES >= 16 ? 12 : VF_LANES >= 8 || VF_REGISTERS >= 32 ? 6 : 2,
+    POINTWISE_COLUMNS_64 = VF_LANES >= 16 ? 6 : POINTWISE_COLUMNS_32,
+    STEM_COLUMNS = VF_LANES >= 16 ? 12 : VF_LANES >= 8 || VF_REGISTERS >= 32 ? 6 : 2,
+    STEM_VECTORS = VF_LANES >= 16 ? 1 : VF_LANES >= 8 ? 2 : 4,
+    DETECTOR_OUT = VF_LANES >= 16 ? 16 : 8, /* the five answers of a cell, and zeros up to whole vectors */
+    OUT_VECTORS = DETECTOR_OUT / VF_LANES < 4 ? DETECTOR_OUT / VF_LANES : 4,
+};
+
+/* A row of any width: the last tile is moved back over pixels that are done, which get the same values again. */
+MXN_INLINE void detector_row(const conv_layer layer, const float *src, const float *weight, const float *bias, float *dst,
+                             const int width) {
+    for (int c = 0; c < layer.channels; c += layer.vectors * VF_LANES) {
+        int x = 0;
+        if (width < layer.columns) {
+            for (; x < width; x++)
+                conv_tile(layer, src + x * layer.x_step, weight + c, bias + c, dst + x * layer.channels + c, 1, 1, false, true);
+            continue;
+        }
+        for (; x < width; x += layer.columns) {
+            if (x > width - layer.columns) x = width - layer.columns;
+            conv_tile(layer, src + x * layer.x_step, weight + c, bias + c, dst + x * layer.channels + c, 1, layer.columns,
+                      false, true);
+        }
+    }
+}
+
+static void detector_stem(const float *src, ptrdiff_t src_pitch, const float *weight, const float *bias, float *dst,
+                          ptrdiff_t dst_pitch, int height, int width) {
+    const conv_layer layer = {
+        .kernel_rows = 3, .run = 3, .src_pitch = (int)src_pitch, .x_step = 2, .channels = MXN_DETECTOR_STEM,
+        .columns = STEM_COLUMNS, .vectors = STEM_VECTORS, .unroll = 3,
+    };
+    for (int y = 0; y < height; y++)
+        detector_row(layer, src + (2 * y - 1) * src_pitch - 1, weight, bias, dst + y * dst_pitch, width);
+}
+
+MXN_INLINE conv_layer pointwise_layer(const int inputs, const int outputs, const bool linear) {
+    return (conv_layer){
+        .kernel_rows = 1, .run = inputs, .x_step = inputs, .channels = outputs, .linear = linear, .unroll = 4,
+        .columns = outputs == 64 ? POINTWISE_COLUMNS_64 : POINTWISE_COLUMNS_32,
+        .vectors = outputs == 64 ? POINTWISE_VECTORS_64 : outputs == 32 ? POINTWISE_VECTORS_32 : OUT_VECTORS,
+    };
+}
+
+/* One output row of a depthwise 3×3 convolution; dst: x-c, without a border. */
+MXN_INLINE void depthwise_row(const float *src, const ptrdiff_t pitch, const float *weight, float *dst, const int width,
+                              const int channels, const int stride) {
+    for (int c = 0; c < channels; c += VF_LANES) {
+        vf w[9];
+#pragma GCC unroll 9
+        for (int k = 0; k < 9; k++) w[k] = vf_load(weight + k * channels + c);
+        const float *s = src + c - channels;
+        float *d = dst + c;
+        for (int x = 0; x < width; x++, s += stride * channels, d += channels) {
+            vf sum = vf_multiply(w[0], vf_load(s - pitch));
+            sum = vf_multiply_add(w[1], vf_load(s - pitch + channels), sum);
+            sum = vf_multiply_add(w[2], vf_load(s - pitch + 2 * channels), sum);
+            sum = vf_multiply_add(w[3], vf_load(s), sum);
+            sum = vf_multiply_add(w[4], vf_load(s + channels), sum);
+            sum = vf_multiply_add(w[5], vf_load(s + 2 * channels), sum);
+            sum = vf_multiply_add(w[6], vf_load(s + pitch), sum);
+            sum = vf_multiply_add(w[7], vf_load(s + pitch + channels), sum);
+            sum = vf_multiply_add(w[8], vf_load(s + pitch + 2 * channels), sum);
+            vf_store(d, sum);
+        }
+    }
+}
+
+MXN_INLINE void unit(const mxn_detector_unit *u, const float *src, ptrdiff_t src_pitch, float *dst, ptrdiff_t dst_pitch,
+                     int height, int width, float *row, const int inputs, const int outputs, const int stride) {
+    for (int y = 0; y < height; y++) {
+        depthwise_row(src + stride * y * src_pitch, src_pitch, u->depthwise, row, width, inputs, stride);
+        detector_row(pointwise_layer(inputs, outputs, false), row, u->pointwise, u->bias, dst + y * dst_pitch, width);
+    }
+}
+
+#define MXN_UNIT(inputs, outputs, stride)                                                                              \
+    static void unit_##inputs##_##outputs##_##stride(const mxn_detector_unit *u, const float *src, ptrdiff_t src_pitch, \
+                                                     float *dst, ptrdiff_t dst_pitch, int height, int width,           \
+                                                     float *row) {                                                     \
+        unit(u, src, src_pitch, dst, dst_pitch, height, width, row, inputs, outputs, stride);                           \
+    }
+MXN_UNIT(16, 32, 2)
+MXN_UNIT(32, 32, 1)
+MXN_UNIT(32, 64, 2)
+MXN_UNIT(64, 64, 1)
+MXN_UNIT(64, 64, 2)
+#undef MXN_UNIT
+
+/* dst[y][x] += bias + weight * src[y / 2][x / 2]; row: of src's width. */
+static void detector_lateral(const float *src, ptrdiff_t src_pitch, const float *weight, const float *bias, float *dst,
+                             ptrdiff_t dst_pitch, int height, int width, float *row) {
+    for (int y = 0; y < height; y++) {
+        if (y % 2 == 0)
+            detector_row(pointwise_layer(64, 32, true), src + y / 2 * src_pitch, weight, bias, row, (width + 1) / 2);
+        for (int x = 0; x < width; x++)
+#pragma GCC unroll 32
+            for (int c = 0; c < 32; c += VF_LANES) {
+                float *d = dst + y * dst_pitch + x * 32 + c;
+                vf_store(d, vf_add(vf_load(d), vf_load(row + x / 2 * 32 + c)));
+            }
+    }
+}
+
+/* dst[y][x] += src[y / 2][x / 2]; 64 channels. */
+static void detector_add_enlarged(const float *src, ptrdiff_t src_pitch, float *dst, ptrdiff_t dst_pitch, int height,
+                                  int width) {
+    for (int y = 0; y < height; y++)
+        for (int x = 0; x < width; x++)
+            for (int c = 0; c < 64; c += VF_LANES) {
+                float *d = dst + y * dst_pitch + x * 64 + c;
+                vf_store(d, vf_add(vf_load(d), vf_load(src + y / 2 * src_pitch + x / 2 * 64 + c)));
+            }
+}
+
+/* dst: y-x-DETECTOR_OUT, without a border. */
+static void detector_out_32(const float *src, ptrdiff_t src_pitch, const float *weight, const float *bias, float *dst,
+                            int height, int width) {
+    for (int y = 0; y < height; y++)
+        detector_row(pointwise_layer(32, DETECTOR_OUT, true), src + y * src_pitch, weight, bias,
+                     dst + (ptrdiff_t)y * width * DETECTOR_OUT, width);
+}
+
+static void detector_out_64(const float *src, ptrdiff_t src_pitch, const float *weight, const float *bias, float *dst,
+                            int height, int width) {
+    for (int y = 0; y < height; y++)
+        detector_row(pointwise_layer(64, DETECTOR_OUT, true), src + y * src_pitch, weight, bias,
+                     dst + (ptrdiff_t)y * width * DETECTOR_OUT, width);
+}

@@ -1,0 +1,252 @@
+"""Train the detector's second look at its candidates: python -m tools.train_refiner DATA CHECKPOINT OUT.
+
+Imports `tools.detector_photos`, `tools.detector_views`, `tools.detector_network` and `tools.train_detector`, whose
+CHECKPOINT holds the first stage. OUT is the weight file of both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from tools.command_line import HelpFormatter, between
+from tools.detector_network import (
+    REFINED_SIZE,
+    REFINED_SQUARE,
+    DetectorNetwork,
+    Refiner,
+    write_detector,
+)
+from tools.detector_photos import Photo, label
+from tools.detector_views import HardPlace, Sources
+from tools.train_detector import gather, mine
+
+Picture = NDArray[np.uint8]
+Offsets = tuple[float, float, float, float]
+
+
+class Crops:
+    """Crops as the refiner gets them: faces around which a first guess lies, and what was taken for faces."""
+
+    def __init__(self, sources: Sources, random: np.random.Generator) -> None:
+        self._sources, self._random = sources, random
+
+    def crop(self) -> tuple[Picture, float, Offsets]:
+        """A picture, whether it is a face, and where the face's box lies in the square."""
+        draw = self._random.random()
+        if draw < 0.5:
+            return self._face()
+        if draw < 0.6:
+            return self._beside_a_face()
+        return self._background()
+
+    def batch(self, count: int) -> tuple[Picture, NDArray[np.float32], NDArray[np.float32]]:
+        """As `crop`: count × 48 × 48, count, count × 4."""
+        pictures, wanted, offsets = zip(*(self.crop() for _ in range(count)), strict=True)
+        return np.stack(pictures), np.array(wanted, np.float32), np.array(offsets, np.float32)
+
+    def _a_face(self) -> tuple[Photo, NDArray[np.float32]]:
+        draw = self._random.random()
+        sources = self._sources
+        photos = sources.portraits if draw < 0.65 else sources.fer if draw < 0.75 else sources.groups
+        photo = photos[int(self._random.integers(len(photos)))]
+        boxes = photo.boxes[photo.boxes[:, 4] >= 0.7]
+        return photo, boxes[self._random.integers(len(boxes))]
+
+    def _face(self) -> tuple[Picture, float, Offsets]:
+        random = self._random
+        photo, (x, y, width, height, _) = self._a_face()
+        guess_width, guess_height = width * np.exp(random.normal(0, 0.13)), height * np.exp(random.normal(0, 0.13))
+        cx = x + width / 2 + random.normal(0, 0.09) * width
+        cy = y + height / 2 + random.normal(0, 0.09) * height
+        side = REFINED_SQUARE * max(guess_width, guess_height)
+        angle = random.normal(0, 8 if random.random() < 0.75 else 20)
+        # Turned about the face's own centre, which stays where it is in the square.
+        picture = self._cut(photo.image, cx, cy, side, angle, (x + width / 2, y + height / 2))
+        offsets = (
+            (x + width / 2 - cx) / side,
+            (y + height / 2 - cy) / side,
+            math.log(width / side),
+            math.log(height / side),
+        )
+        if random.random() < 0.15:
+            self._cover(picture)
+        return self._spoil(picture), 1.0, offsets
+
+    def _beside_a_face(self) -> tuple[Picture, float, Offsets]:
+        """Part of a face, or a face much too large or small: the guess overlaps it by less than a quarter or so."""
+        random = self._random
+        photo, (x, y, width, height, _) = self._a_face()
+        cx, cy, side = x + width / 2, y + height / 2, REFINED_SQUARE * max(width, height)
+        if random.random() < 0.5:
+            side *= 0.4 if random.random() < 0.5 else 2.6
+        else:
+            angle = random.uniform(0, 2 * math.pi)
+            cx, cy = cx + 0.75 * width * math.cos(angle), cy + 0.75 * height * math.sin(angle)
+            side *= math.exp(random.normal(0, 0.2))
+        return self._spoil(self._cut(photo.image, cx, cy, side, random.normal(0, 8), (cx, cy))), 0.0, (0, 0, 0, 0)
+
+    def _background(self) -> tuple[Picture, float, Offsets]:
+        random, hard = self._random, self._sources.hard
+        if hard and random.random() < 0.75:
+            place = hard[int(len(hard) * random.random() ** 1.3)]
+            image = self._sources.backgrounds[place.background].image
+            side = REFINED_SQUARE * 1.12 * place.side * math.exp(random.normal(0, 0.12))
+            cx, cy = (v + random.normal(0, 0.08) * place.side for v in (place.x, place.y))
+        else:
+            image = self._sources.backgrounds[int(random.integers(len(self._sources.backgrounds)))].image
+            side = math.exp(random.uniform(math.log(16), math.log(min(image.shape))))
+            cx, cy = random.uniform(0, image.shape[1]), random.uniform(0, image.shape[0])  # over the border, too
+        return self._spoil(self._cut(image, cx, cy, side, random.normal(0, 10), (cx, cy))), 0.0, (0, 0, 0, 0)
+
+    def _cut(
+        self, image: Picture, cx: float, cy: float, side: float, degrees: float, pivot: tuple[float, float]
+    ) -> Picture:
+        """A square of the image, turned about `pivot`.
+
+        Beyond the image is another, not its border repeated: streaks would tell faces, whose pictures are tight, from
+        backgrounds.
+        """
+        turn = cv2.getRotationMatrix2D(pivot, degrees, 1.0)
+        scale = REFINED_SIZE / side
+        matrix = scale * turn
+        matrix[:, 2] += [REFINED_SIZE / 2 - 0.5 - scale * cx, REFINED_SIZE / 2 - 0.5 - scale * cy]
+        source = cv2.GaussianBlur(image, (0, 0), 0.4 / scale) if scale < 0.8 else image
+        other = self._sources.backgrounds[int(self._random.integers(len(self._sources.backgrounds)))].image
+        size = (REFINED_SIZE, REFINED_SIZE)
+        if self._random.random() < 0.85:
+            behind = cv2.resize(other, size, interpolation=cv2.INTER_AREA)
+            return np.asarray(
+                cv2.warpAffine(source, matrix, size, dst=behind, borderMode=cv2.BORDER_TRANSPARENT), np.uint8
+            )
+        return np.asarray(cv2.warpAffine(source, matrix, size, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+
+    def _cover(self, picture: Picture) -> None:
+        random = self._random
+        width, height = random.integers(8, 24, 2)
+        x, y = random.integers(0, REFINED_SIZE - width), random.integers(0, REFINED_SIZE - height)
+        picture[y : y + height, x : x + width] = random.integers(0, 256)
+
+    def _spoil(self, picture: Picture) -> Picture:
+        """Few pixels, blur, little light, noise, JPEG."""
+        random = self._random
+        if random.random() < 0.5:
+            few = int(random.integers(14, REFINED_SIZE))
+            small = cv2.resize(picture, (few, few), interpolation=cv2.INTER_AREA)
+            picture = np.asarray(cv2.resize(small, picture.shape, interpolation=cv2.INTER_LINEAR), np.uint8)
+        image = picture.astype(np.float32)
+        if random.random() < 0.2:
+            image = cv2.GaussianBlur(image, (0, 0), random.uniform(0.4, 1.5))  # type: ignore[assignment]
+        if random.random() < 0.3:
+            image = image * random.uniform(0.2, 1.2) + random.uniform(0, 40)
+        if random.random() < 0.25:
+            ramp = np.linspace(-0.5, 0.5, REFINED_SIZE, dtype=np.float32)
+            image = image * (1 + random.uniform(-1, 1) * ramp + random.uniform(-0.6, 0.6) * ramp[:, None])
+        if random.random() < 0.4:
+            noise = random.standard_normal(image.shape, dtype=np.float32)
+            image = image + noise * random.uniform(1, 9)
+        picture = np.clip(image, 0, 255).astype(np.uint8)
+        if random.random() < 0.15:
+            quality = [cv2.IMWRITE_JPEG_QUALITY, int(random.integers(25, 80))]
+            picture = np.asarray(
+                cv2.imdecode(cv2.imencode(".jpg", picture, quality)[1], cv2.IMREAD_GRAYSCALE), np.uint8
+            )
+        return picture
+
+
+def as_refined_input(pictures: Picture) -> torch.Tensor:
+    """Brings each picture to mean 128 and deviation 52, as csrc/standardise.c does, and then as the first stage's."""
+    x = torch.from_numpy(pictures).float()
+    mean, deviation = x.mean((1, 2), keepdim=True), x.std((1, 2), keepdim=True, correction=0)
+    return (((x - mean) * (52 / deviation.clamp(min=10))).clamp(-128, 127) / 64)[:, None]
+
+
+def train(sources: Sources, *, steps: int, batch: int, seed: int) -> Refiner:
+    """Train on crops that are drawn as they are needed."""
+    torch.manual_seed(seed)
+    crops = Crops(sources, np.random.default_rng(seed))
+    refiner, average = Refiner(), Refiner()
+    average.load_state_dict(refiner.state_dict())
+    optimizer = torch.optim.AdamW(refiner.parameters(), weight_decay=0.01)
+    losses, start = np.zeros(3), time.perf_counter()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 4e-3 * min(1, (step + 1) / 200) * (0.5 * (1 + math.cos(math.pi * step / steps)) + 0.002)
+        pictures, wanted, offsets = (torch.from_numpy(a) for a in crops.batch(batch))
+        mirrored = torch.rand(1).item() < 0.5
+        x = as_refined_input(pictures.numpy())
+        if mirrored:
+            x, offsets = x.flip(3), offsets * torch.tensor([-1.0, 1, 1, 1])
+        said = refiner(x.contiguous(memory_format=torch.channels_last))
+        face = wanted > 0
+        score = F.binary_cross_entropy_with_logits(said[:, 0], wanted * 0.98 + 0.01)
+        box = F.smooth_l1_loss(said[face, 1:], offsets[face], beta=0.05)
+        optimizer.zero_grad()
+        (score + 4 * box).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        with torch.no_grad():
+            keep = min(0.998, (step + 1) / (step + 20))
+            for mean, new in zip(average.state_dict().values(), refiner.state_dict().values(), strict=True):
+                if mean.dtype.is_floating_point:
+                    mean.lerp_(new, 1 - keep)
+                else:
+                    mean.copy_(new)
+        wrong = ((said[:, 0] > 0) != face).float().mean().item()
+        losses += [score.item(), box.item(), wrong]
+        if (step + 1) % 250 == 0:
+            score_loss, box_loss, error = losses / 250
+            seconds = time.perf_counter() - start
+            print(
+                f"step {step + 1}  score_loss {score_loss:.4f}  box_loss {box_loss:.4f}  "
+                f"wrong {error:.2%}  {seconds:.0f} s",
+                flush=True,
+            )
+            losses[:] = 0
+    return average.eval()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train and write; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.train_refiner", description=__doc__, formatter_class=HelpFormatter
+    )
+    add = parser.add_argument
+    add("data", type=Path, metavar="DATA", help="folder with portraits, backgrounds, ferplus.npz and detectors")
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="of tools.train_detector")
+    add("out", type=Path, metavar="OUT", help="safetensors file to write, with both stages")
+    add("--steps", type=between(1, 10**7), default=6000, help="batches")
+    add("--batch", type=between(2, 4096), default=256, help="crops per step")
+    add("--seed", type=int, default=1, help="seed of everything random")
+    add("--threads", type=between(1, 1024), default=1, help="threads; another number rounds differently")
+    add("--labels", type=Path, required=True, help="JSON file with YuNet's boxes, as tools.train_detector keeps it")
+    add("--score-threshold", type=float, default=0.5, help="least score, as tools.evaluate_detector chooses it")
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(args.threads)
+    cv2.setNumThreads(1)
+    sources = gather(args.data, label(args.data, args.labels, 1))
+    saved = torch.load(args.checkpoint, weights_only=True)
+    network = DetectorNetwork()
+    network.load_state_dict(saved["average"])
+    hard: list[HardPlace] = mine(network.eval(), sources.backgrounds)
+    print(f"{len(hard)} places in backgrounds look like faces to the first stage", flush=True)
+    sources = Sources(sources.portraits, sources.fer, sources.groups, sources.backgrounds, hard)
+    refiner = train(sources, steps=args.steps, batch=args.batch, seed=args.seed)
+    training = {"first stage": saved["options"], "steps": saved["step"], "refiner": {"steps": args.steps}}
+    write_detector(
+        args.out, network, refiner, {"training": json.dumps(training), "score_threshold": args.score_threshold}
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
