@@ -6,9 +6,16 @@
  *     mxn_crop_gray(backend, &image, box, MXN_FACE_SIZE, face, scratch, scratch_bytes);
  *     mxn_logits_u8(model, workspace, face, 1, logits);
  *
- * A model is immutable: any number of threads may use one at once, each with a workspace of its own. No function
- * prints, aborts or keeps global state; what can fail returns a status and then leaves its outputs untouched unless
- * it says otherwise.
+ * Threads. Backends, models and detectors are immutable: any number of threads may use one at once. A workspace and
+ * scratch memory serve one call at a time; a team any number. Every other function may be called from any thread at any
+ * time. What X_new made is freed by X_free, once, when no call uses it any more.
+ *
+ * Errors. No function prints, aborts or keeps global state. What can fail returns a status, or NULL where it returns
+ * memory, and then leaves its outputs untouched unless it says otherwise. Sizes, counts and enumerations are checked; a
+ * pointer must not be NULL unless that is said to be fine, and must have the room that the function documents.
+ *
+ * Alignment. Pictures, faces, weights and logits need that of their type only; memory handed in for workspaces and
+ * scratch needs MXN_ALIGNMENT.
  */
 #ifndef MXN_H
 #define MXN_H
@@ -22,6 +29,22 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* Inside a library only what is declared here is seen from outside; programs that use it define nothing. */
+#ifdef MXN_EXPORT
+#pragma GCC visibility push(default)
+#endif
+
+/* ---- Version --------------------------------------------------------------------------------------------------- */
+
+/* Of the binary interface. MAJOR is raised when programs must be compiled anew, and is part of the library's SONAME;
+ * MINOR when something is added. */
+#define MXN_ABI_MAJOR 0
+#define MXN_ABI_MINOR 1
+#define MXN_ABI_VERSION (MXN_ABI_MAJOR * 1000 + MXN_ABI_MINOR)
+
+/* MXN_ABI_VERSION of the library that runs. It fits the header when MAJOR is the same and MINOR not smaller. */
+int mxn_abi_version(void);
 
 typedef enum mxn_status {
     MXN_OK = 0,
@@ -39,7 +62,8 @@ typedef struct mxn_backend mxn_backend;
 
 /* The i-th backend that this build and this CPU support, fastest first; NULL past the last. */
 const mxn_backend *mxn_backend_available(int i);
-const char *mxn_backend_name(const mxn_backend *backend); /* the names in backends.def */
+/* One of the names in backends.def; belongs to the library. */
+const char *mxn_backend_name(const mxn_backend *backend);
 /* Whether int8 is faster than float32 on it: where the instruction set has dot products of bytes. */
 bool mxn_backend_prefers_int8(const mxn_backend *backend);
 
@@ -94,15 +118,26 @@ typedef struct mxn_weights {
     const float *fc2_bias;     /* classes */
 } mxn_weights;
 
+/* All that a weight file holds. `mxn-edge export MODEL --to c` writes one as C source; examples/c reads one from a file. */
+typedef struct mxn_student {
+    mxn_config config;
+    mxn_weights weights;
+    bool quantised;            /* made for MXN_PRECISION_INT8 */
+    const char *preprocessing; /* "face-square", "face-square-standardised" or "microexpnet-paper" */
+    const char *const *labels; /* config.classes of them, UTF-8 */
+} mxn_student;
+
 typedef struct mxn_model mxn_model;
 typedef struct mxn_workspace mxn_workspace;
 
-/* Number of features that enter the first fully connected layer. */
+/* Number of features that enter the first fully connected layer: MXN_FLAT_POOLED or MXN_FLAT_PLAIN. */
 int mxn_flat_width(mxn_topology topology);
 
-/* Packs a copy of the weights for one backend. */
+/* Packs a copy of the weights for one backend; `weights` may go afterwards. MXN_ERROR_ARGUMENT when the configuration,
+ * precision or algorithm is out of range or does not go together, MXN_ERROR_MEMORY when an allocation failed. */
 mxn_status mxn_model_new(mxn_model **model, const mxn_config *config, const mxn_weights *weights,
                          const mxn_backend *backend, mxn_precision precision, mxn_algorithm algorithm);
+/* As given to mxn_model_new. */
 const mxn_backend *mxn_model_backend(const mxn_model *model);
 mxn_precision mxn_model_precision(const mxn_model *model);
 /* MXN_ALGORITHM_TOOM_COOK when at least one layer is computed so, else MXN_ALGORITHM_DIRECT. */
@@ -110,14 +145,15 @@ mxn_algorithm mxn_model_algorithm(const mxn_model *model);
 void mxn_model_free(mxn_model *model); /* NULL is fine */
 
 /* Memory for one call at a time, about 240 KB; serves every model. Either from the heap, or laid out in memory of the
- * caller's (mxn_workspace_bytes() bytes, aligned to MXN_ALIGNMENT; returns NULL when it is not aligned). */
+ * caller's (mxn_workspace_bytes() bytes, aligned to MXN_ALIGNMENT; returns NULL when it is not aligned), which is not
+ * freed with mxn_workspace_free. */
 mxn_workspace *mxn_workspace_new(void); /* NULL when out of memory */
-void mxn_workspace_free(mxn_workspace *workspace);
+void mxn_workspace_free(mxn_workspace *workspace); /* NULL is fine */
 size_t mxn_workspace_bytes(void);
 mxn_workspace *mxn_workspace_init(void *memory);
 
 /* Logits of `count` faces (84×84 grey, 0..255, one after another): classes floats per face, one face after another.
- * The float32 form returns MXN_ERROR_NOT_FINITE at the first face with NaN or infinity; the logits of the faces
+ * MXN_ERROR_ARGUMENT when `count` is negative; 0 is fine. The float32 form returns MXN_ERROR_NOT_FINITE at the first face with NaN or infinity; the logits of the faces
  * before it are then already written. */
 mxn_status mxn_logits_u8(const mxn_model *model, mxn_workspace *workspace, const uint8_t *faces, ptrdiff_t count,
                          float *logits);
@@ -133,7 +169,8 @@ mxn_status mxn_logits_f32(const mxn_model *model, mxn_workspace *workspace, cons
  * made. */
 typedef struct mxn_team mxn_team;
 
-/* `threads`: 1 to MXN_THREADS_MAX, the caller's included: one fewer is started. */
+/* `threads`: 1 to MXN_THREADS_MAX, the caller's included: one fewer is started. MXN_ERROR_ARGUMENT when out of range,
+ * MXN_ERROR_MEMORY when a thread cannot be started or has no memory. */
 mxn_status mxn_team_new(mxn_team **team, int threads);
 void mxn_team_free(mxn_team *team); /* nobody may be using it; NULL is fine */
 
@@ -146,7 +183,8 @@ mxn_status mxn_team_logits_f32(mxn_team *team, const mxn_model *model, mxn_works
 
 /* ---- The reference --------------------------------------------------------------------------------------------- */
 
-/* The yardstick of every test: the same logits of one face by plain loops in double precision, unfused. */
+/* The yardstick of every test: the same logits of one face by plain loops in double precision, unfused. `logits` has
+ * room for config->classes. MXN_ERROR_ARGUMENT and MXN_ERROR_MEMORY as mxn_model_new. */
 mxn_status mxn_reference_logits(const mxn_config *config, const mxn_weights *weights, const float *face,
                                 double *logits);
 /* The same for MXN_PRECISION_INT8, by plain loops over 32-bit integers: the very bits that every backend gives. */
@@ -184,8 +222,9 @@ typedef struct mxn_box {
 
 /* Resamples `box` to `size`×`size` grey pixels: luma of ITU-R BT.601, triangle filter whose support grows with the
  * reduction (so that it is antialiased, and linear interpolation when it enlarges), border pixels repeated outward.
- * Reads each pixel of the box once and copies none of the image. `scratch` needs mxn_crop_scratch_bytes() bytes,
- * aligned to MXN_ALIGNMENT; the same box gives the same pixels on every instruction set. */
+ * Reads each pixel of the box once and copies none of the image. `out` has room for size * size bytes, `scratch` for
+ * mxn_crop_scratch_bytes(), aligned to MXN_ALIGNMENT; the same box gives the same pixels on every instruction set.
+ * MXN_ERROR_ARGUMENT when image, box or size is out of range, MXN_ERROR_MEMORY when `scratch` is small or not aligned. */
 size_t mxn_crop_scratch_bytes(mxn_box box, int size); /* 0 when the box or size is out of range */
 mxn_status mxn_crop_gray(const mxn_backend *backend, const mxn_image *image, mxn_box box, int size, uint8_t *out,
                          void *scratch, size_t scratch_bytes);
@@ -199,7 +238,8 @@ mxn_status mxn_scale_gray(const mxn_backend *backend, const mxn_image *image, in
                           void *scratch, size_t scratch_bytes);
 
 /* Brings `count` grey pixels to mean 128 and standard deviation 52, in place, so that light and contrast say nothing; a
- * deviation below 10 grey levels counts as 10, so that noise is not blown up. Exact: the same on every machine. */
+ * deviation below 10 grey levels counts as 10, so that noise is not blown up. Exact: the same on every machine. Nothing
+ * to do when `count` is not positive. */
 void mxn_standardise(uint8_t *pixels, int count);
 
 /* ---- Face detection -------------------------------------------------------------------------------------------- */
@@ -246,24 +286,26 @@ typedef struct mxn_detect_options {
     int max_faces;         /* at least 1: room in `found` */
 } mxn_detect_options;
 
-/* Packs a copy of the weights for one backend. A detector is immutable, as a model. */
+/* Packs a copy of the weights for one backend; `weights` may go afterwards. MXN_ERROR_MEMORY when an allocation failed. */
 mxn_status mxn_detector_new(mxn_detector **detector, const mxn_detector_weights *weights, const mxn_backend *backend);
 const mxn_backend *mxn_detector_backend(const mxn_detector *detector);
 void mxn_detector_free(mxn_detector *detector); /* NULL is fine */
 
 mxn_detector_workspace *mxn_detector_workspace_new(void); /* NULL when out of memory */
-void mxn_detector_workspace_free(mxn_detector_workspace *workspace);
+void mxn_detector_workspace_free(mxn_detector_workspace *workspace); /* NULL is fine */
 
 /* Finds faces, the surest first. The image is reduced until the smallest face is as small as the network can see; a second
  * look at each candidate, cut out of the whole image, decides and corrects its box. Faces smaller than 0.8 * min_face are
  * left out. Time and memory grow with the square of 1 / min_face; each pixel of the frame is read once, and once more
- * where it belongs to a candidate. MXN_ERROR_MEMORY when a workspace cannot grow: it is usable again afterwards. */
+ * where it belongs to a candidate. `*count` becomes how many there are. MXN_ERROR_ARGUMENT when image or options are out
+ * of range, MXN_ERROR_MEMORY when a workspace cannot grow: it is usable again afterwards. */
 mxn_status mxn_detect(const mxn_detector *detector, mxn_detector_workspace *workspace, const mxn_image *image,
                       const mxn_detect_options *options, mxn_detection *found, int *count);
 
 /* The same in steps, for tests and benchmarks. mxn_detector_size gives the size to which an image is reduced;
  * mxn_detector_answers runs the network on a grey picture and writes, for every cell of the maps with stride 4, 8 and 16,
- * row by row, the MXN_DETECTOR_ANSWERS numbers of the network: `answers` has room for mxn_detector_cells() cells. */
+ * row by row, the MXN_DETECTOR_ANSWERS numbers of the network: `answers` has room for mxn_detector_cells() cells. Errors
+ * are those of mxn_detect. */
 mxn_status mxn_detector_size(const mxn_image *image, double min_face, int *width, int *height);
 ptrdiff_t mxn_detector_cells(int width, int height);
 mxn_status mxn_detector_answers(const mxn_detector *detector, mxn_detector_workspace *workspace, const uint8_t *gray,
@@ -273,6 +315,9 @@ mxn_status mxn_detector_answers(const mxn_detector *detector, mxn_detector_works
 void mxn_refiner_answers(const mxn_detector *detector, mxn_detector_workspace *workspace, const uint8_t *pixels,
                          float *answers);
 
+#ifdef MXN_EXPORT
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif
