@@ -1,4 +1,4 @@
-"""The `mxn-edge` command: predict, demo, info, bench. Imports recognizer, annotate and benchmark when they are needed.
+"""The `mxn-edge` command: predict, demo, info, bench, export. Imports what a command needs when it is given.
 
 Exit codes: 0 all went well, 1 something could not be done (some picture was unreadable, say), 2 wrong usage. Results go
 to stdout, complaints to stderr.
@@ -10,7 +10,7 @@ import argparse
 import json
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -112,6 +112,21 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--seconds", type=float, default=1.0, help="time per figure (default: %(default)s)")
     bench.add_argument("--json", action="store_true", help="print a JSON object")
     bench.set_defaults(run=_bench)
+
+    export = commands.add_parser(
+        "export",
+        help="weights for other programs",
+        description="Write weights as an ONNX model, as a weight file, or as C source for libmxn.",
+    )
+    export.add_argument("model", nargs="?", metavar="MODEL", help="weight file; default: the one in the package")
+    export.add_argument("--to", required=True, choices=("onnx", "safetensors", "c"), help="format to write")
+    export.add_argument("--output", metavar="FILE", type=Path, help="default: the model's name, in this folder")
+    export.add_argument("--opset", type=int, help="of ONNX: version of the operators, 13 to 17 (default: 17)")
+    export.add_argument(
+        "--layout", choices=("nchw", "nhwc"), help="of ONNX: n×1×84×84 or n×84×84×1 faces (default: nchw)"
+    )
+    export.add_argument("--name", help="of C: the variable that is defined (default: mxn_exported)")
+    export.set_defaults(run=_export)
     return parser
 
 
@@ -222,6 +237,27 @@ def _bench(options: argparse.Namespace) -> int:
         print(f"{'':<28}{'p50 ms':>10}{'p90 ms':>10}{'p99 ms':>10}{'per second':>13}")
         for item in latencies:
             print(f"{item.name:<28}{item.p50:>10.4f}{item.p90:>10.4f}{item.p99:>10.4f}{item.per_second:>13,.0f}")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from mxn_edge import export
+    from mxn_edge.student import DEFAULT_MODEL
+    from mxn_edge.weights import read_weights
+
+    writers: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
+        "onnx": (export.export_onnx, ("opset", "layout")),
+        "safetensors": (export.export_safetensors, ()),
+        "c": (export.export_c, ("name",)),
+    }
+    write, known = writers[options.to]
+    given = {key: getattr(options, key) for key in ("opset", "layout", "name") if getattr(options, key) is not None}
+    if foreign := [f"--{key}" for key in given if key not in known]:
+        raise CommandError(f"{', '.join(foreign)} says nothing about {options.to}")
+    model = Path(options.model or DEFAULT_MODEL)
+    output = options.output or Path(model.stem + export.SUFFIXES[options.to])
+    write(output, read_weights(model), **given)
+    print(f"wrote {output}")
     return 0
 
 

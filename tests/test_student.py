@@ -186,7 +186,7 @@ def test_earlier_faces_leave_nothing_behind(isa: str, algorithm: str, random_wei
 def test_matches_onnx_runtime(isa: str, algorithm: str, architecture: str, random_weights: MakeWeights) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the onnx extra")
     pytest.importorskip("onnx", reason="needs the onnx extra")
-    from tools.export_onnx import build_model
+    from mxn_edge.onnx_model import build_model
 
     weights = random_weights(architecture, 37, 8)
     session = onnxruntime.InferenceSession(build_model(weights).SerializeToString(), providers=["CPUExecutionProvider"])

@@ -1,6 +1,6 @@
 """Compare the float32 logits of every instruction set of this machine with ONNX Runtime's.
 
-Imports numpy, OpenCV, ONNX Runtime, mxn_edge, tools.export_onnx and tools.labelled_faces only.
+Imports numpy, OpenCV, ONNX Runtime, mxn_edge, mxn_edge.onnx_model and tools.labelled_faces only.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if not __package__:  # run as a file: the repository is not on the path
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mxn_edge import available_isas
+from mxn_edge.onnx_model import build_model
 from mxn_edge.student import Student
 from mxn_edge.weights import INPUT_SIZE, WeightFileError, Weights, read_weights
-from tools.export_onnx import build_model
 from tools.labelled_faces import IMAGE_SUFFIXES
 
 #: Largest difference allowed, relative to the largest |logit| of the batch.

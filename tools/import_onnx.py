@@ -1,7 +1,7 @@
-"""Turn an ONNX model that tools/export_onnx.py wrote back into its weight file, bit for bit.
+"""Turn an ONNX model that `mxn-edge export` wrote back into its weight file, bit for bit.
 
 The weights may have been changed in between (fine-tuned, say), the graph may not. Imports numpy, onnx, mxn_edge.weights
-and tools.export_onnx only.
+and mxn_edge.onnx_model only.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from onnx import TensorProto, numpy_helper
 if not __package__:  # run as a file: the repository is not on the path
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mxn_edge.onnx_model import CONV2_CHANNELS, INPUT_SHAPES, OPSETS, build_model
 from mxn_edge.weights import WeightFileError, Weights, weights_from_metadata, write_weights
-from tools.export_onnx import CONV2_CHANNELS, INPUT_SHAPES, OPSETS, build_model
 
 # The largest student has 16 MB; anything far above it is not ours.
 _MAX_FILE_BYTES = 32 << 20
@@ -70,12 +70,12 @@ def _check_graph(model: onnx.ModelProto, weights: Weights) -> None:
         raise OnnxFileError(f"opset is {opset}; expected {OPSETS[0]} to {OPSETS[-1]}")
     graphs = [build_model(weights, opset, layout).graph for layout in INPUT_SHAPES]
     if not any(model.graph.input == graph.input for graph in graphs):
-        raise OnnxFileError("the inputs are not those that tools/export_onnx.py writes")
+        raise OnnxFileError("the inputs are not those that mxn-edge writes")
     expected = next(graph for graph in graphs if model.graph.input == graph.input)
     if model.graph.output != expected.output:
-        raise OnnxFileError("the outputs are not those that tools/export_onnx.py writes")
+        raise OnnxFileError("the outputs are not those that mxn-edge writes")
     if model.graph.node != expected.node:
-        raise OnnxFileError("the nodes are not those that tools/export_onnx.py writes")
+        raise OnnxFileError("the nodes are not those that mxn-edge writes")
 
 
 def import_onnx(path: Path) -> Weights:
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="import_onnx",
-        description="Turn an ONNX model written by export_onnx back into a weight file of mxn-edge. "
+        description="Turn an ONNX model written by `mxn-edge export` back into a weight file of mxn-edge. "
         "Other ONNX models are refused.",
     )
     parser.add_argument("model", type=Path, metavar="IN.onnx", help="ONNX file to read")

@@ -1,7 +1,7 @@
 """Other engines that run the same network, one thread each: how each is loaded, fed and called.
 
 Every engine is optional: its package is imported where it is built. Imports numpy, mxn_edge.weights and
-tools.peer_models; tools.export_onnx where a model is handed over as ONNX.
+tools.peer_models; mxn_edge.onnx_model where a model is handed over as ONNX.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _nchw(face: Face) -> NDArray[np.float32]:
 
 def _onnx(weights: Weights) -> Any:
     """The network as an ONNX model with batch 1: fixed shapes are what every engine likes best."""
-    model = import_module("tools.export_onnx").build_model(weights)
+    model = import_module("mxn_edge.onnx_model").build_model(weights)
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 1
     return model

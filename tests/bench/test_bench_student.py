@@ -71,7 +71,7 @@ def test_int8(benchmark: Any, faces: np.ndarray, batch: int, isa: str) -> None:
 def test_onnx_runtime(benchmark: Any, faces: np.ndarray, batch: int) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="needs the onnx extra")
     pytest.importorskip("onnx", reason="needs the onnx extra")
-    from tools.export_onnx import build_model
+    from mxn_edge.onnx_model import build_model
 
     benchmark.group = f"logits of {batch}"
     benchmark.extra_info["isa"] = f"ONNX Runtime {onnxruntime.__version__}"

@@ -1,4 +1,4 @@
-"""tools/export_onnx.py and tools/import_onnx.py: the same logits, the same bytes, and foreign files refused."""
+"""mxn_edge/onnx_model.py and tools/import_onnx.py: the same logits, the same bytes, and foreign files refused."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 onnx = pytest.importorskip("onnx", reason="needs the extra 'onnx'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
 
+from mxn_edge import cli  # noqa: E402
+from mxn_edge.export import export_onnx  # noqa: E402
+from mxn_edge.onnx_model import INPUT_SHAPES, OPSETS, build_model  # noqa: E402
 from mxn_edge.weights import ARCHITECTURES, Weights, read_weights, write_weights  # noqa: E402
 from tests.reference import reference_logits  # noqa: E402
-from tools import export_onnx, import_checkpoint, import_onnx  # noqa: E402
-from tools.export_onnx import INPUT_SHAPES, OPSETS, build_model  # noqa: E402
+from tools import import_checkpoint, import_onnx  # noqa: E402
 from tools.import_onnx import OnnxFileError  # noqa: E402
 
 MakeWeights = Callable[..., Weights]
@@ -95,7 +97,7 @@ def test_interface_of_the_model(random_weights: MakeWeights) -> None:
 def round_trip(folder: Path, weights: Weights, *options: str) -> tuple[bytes, bytes]:
     original, model, again = folder / "a.safetensors", folder / "a.onnx", folder / "b.safetensors"
     write_weights(original, weights)
-    assert export_onnx.main([str(original), str(model), *options]) == 0
+    assert cli.main(["export", str(original), "--to", "onnx", "--output", str(model), *options]) == 0
     assert import_onnx.main([str(model), str(again)]) == 0
     return original.read_bytes(), again.read_bytes()
 
@@ -287,21 +289,17 @@ def test_text_that_is_not_utf8(tmp_path: Path, small_model: Callable[[], bytes],
 
 def test_command_line(tmp_path: Path, random_weights: MakeWeights, run_tool: Callable[..., object]) -> None:
     write_weights(tmp_path / "a.safetensors", random_weights(hidden=3))
-    exported = run_tool("export_onnx", tmp_path / "a.safetensors", tmp_path / "a.onnx", "--layout", "nhwc")
-    assert (exported.returncode, exported.stderr) == (0, "")
+    export_onnx(tmp_path / "a.onnx", read_weights(tmp_path / "a.safetensors"), layout="nhwc")
     imported = run_tool("import_onnx", tmp_path / "a.onnx", tmp_path / "b.safetensors")
     assert (imported.returncode, imported.stderr) == (0, "")
     assert read_weights(tmp_path / "b.safetensors").hidden == 3
 
-    for name, source in (("export_onnx", "a.onnx"), ("import_onnx", "a.safetensors"), ("import_onnx", "absent")):
-        failed = run_tool(name, tmp_path / source, tmp_path / "out")
+    for source in ("a.safetensors", "absent"):
+        failed = run_tool("import_onnx", tmp_path / source, tmp_path / "out")
         assert failed.returncode == 1
-        assert failed.stderr.startswith(f"{name}: error: ")
+        assert failed.stderr.startswith("import_onnx: error: ")
         assert source in failed.stderr
         assert "Traceback" not in failed.stderr
         assert not (tmp_path / "out").exists()
 
-    assert run_tool("export_onnx", "a", "b", "--opset", "12").returncode == 2
-    assert run_tool("export_onnx", "a", "b", "--layout", "chwn").returncode == 2
-    assert "faces" in run_tool("export_onnx", "--help").stdout
-    assert "export_onnx" in run_tool("import_onnx", "--help").stdout
+    assert "mxn-edge export" in run_tool("import_onnx", "--help").stdout

@@ -1,4 +1,4 @@
-"""Export a weight file to ONNX. Imports numpy, onnx and mxn_edge.weights only.
+"""Weights -> ONNX model. Imports numpy, onnx (an extra: whoever imports this module says so) and weights.
 
 Every layer becomes one standard ONNX operator, with TensorFlow's SAME padding written out in numbers. The weight file's
 metadata goes along, so that tools/import_onnx.py can give the same weight file back.
@@ -6,10 +6,7 @@ metadata goes along, so that tools/import_onnx.py can give the same weight file 
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-if not __package__:  # run as a file: the repository is not on the path
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from mxn_edge.weights import FORMAT, INPUT_SIZE, WeightFileError, Weights, metadata_of, read_weights
+from mxn_edge.weights import FORMAT, INPUT_SIZE, Weights, metadata_of
 
 IR_VERSION = 8
 OPSETS = (13, 14, 15, 16, 17)
@@ -107,35 +101,3 @@ def build_model(weights: Weights, opset: int = 17, layout: str = "nchw") -> onnx
     )
     helper.set_model_props(model, metadata_of(weights))
     return model
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="export_onnx", description="Turn a weight file of mxn-edge into an ONNX model."
-    )
-    parser.add_argument("model", type=Path, metavar="MODEL.safetensors", help="weight file to read")
-    parser.add_argument("output", type=Path, metavar="OUT.onnx", help="ONNX file to write")
-    parser.add_argument(
-        "--opset", type=int, choices=OPSETS, default=17, help="version of the ONNX operators (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--layout",
-        choices=tuple(INPUT_SHAPES),
-        default="nchw",
-        help="shape of the input 'faces', n x 1 x 84 x 84 or n x 84 x 84 x 1 (default: %(default)s)",
-    )
-    options = parser.parse_args(arguments)
-    try:
-        model = build_model(read_weights(options.model), options.opset, options.layout)
-        onnx.checker.check_model(model, full_check=True)
-        options.output.write_bytes(model.SerializeToString())
-    except (OSError, WeightFileError) as error:
-        print(f"export_onnx: error: {error}", file=sys.stderr)
-        return 1
-    print(f"{options.output}: {model.graph.name}, opset {options.opset}, {options.layout}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
