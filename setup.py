@@ -1,10 +1,14 @@
 """Builds the extension: _core.pyx over the C core in csrc/. Everything else is in pyproject.toml."""
 
+import os
 import sysconfig
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+
+# Files in the wheel get this date unless the builder gives another, so that the same sources make the same bytes.
+os.environ.setdefault("SOURCE_DATE_EPOCH", "315532800")  # 1980, the first that zip files know
 
 # One wheel serves every CPython from 3.11 on; the free-threaded builds have no stable ABI.
 limited_api = not sysconfig.get_config_var("Py_GIL_DISABLED")
@@ -31,6 +35,6 @@ core = Extension(
 )
 
 setup(
-    ext_modules=cythonize([core], language_level=3),
+    ext_modules=cythonize([core], language_level=3, compiler_directives={"freethreading_compatible": True}),
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if limited_api else {},
 )
