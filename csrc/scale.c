@@ -28,16 +28,15 @@ enum {
 typedef uint16_t u16x8 __attribute__((vector_size(16)));
 
 /* The upper halves of the products. */
-static inline u16x8 multiply_high(u16x8 a, uint16_t b) {
+static inline u16x8 multiply_high(u16x8 a, u16x8 b) {
 #if defined(__SSE2__)
-    return (u16x8)_mm_mulhi_epu16((__m128i)a, _mm_set1_epi16((short)b));
+    return (u16x8)_mm_mulhi_epu16((__m128i)a, (__m128i)b);
 #elif defined(__ARM_NEON)
-    const uint16x8_t v = (uint16x8_t)a;
-    const uint16x4_t w = vdup_n_u16(b);
-    return (u16x8)vcombine_u16(vshrn_n_u32(vmull_u16(vget_low_u16(v), w), 16),
-                               vshrn_n_u32(vmull_u16(vget_high_u16(v), w), 16));
+    const uint16x8_t v = (uint16x8_t)a, w = (uint16x8_t)b;
+    return (u16x8)vcombine_u16(vshrn_n_u32(vmull_u16(vget_low_u16(v), vget_low_u16(w)), 16),
+                               vshrn_n_u32(vmull_u16(vget_high_u16(v), vget_high_u16(w)), 16));
 #else
-    for (int i = 0; i < ROWS; i++) a[i] = (uint16_t)(((uint32_t)a[i] * b) >> 16);
+    for (int i = 0; i < ROWS; i++) a[i] = (uint16_t)(((uint32_t)a[i] * b[i]) >> 16);
     return a;
 #endif
 }
@@ -99,7 +98,7 @@ typedef struct layout {
     size_t pitch;           /* of sum */
     uint16_t *sum;          /* ROWS averaged rows */
     u16x8 *turned;          /* element-in-ROWS rows */
-    uint16_t *weight;       /* [width][taps] */
+    u16x8 *weight;          /* [width][taps], each as often as a vector wants it */
     int32_t *first;         /* [width + 1]: first element, and number of products */
     int32_t *count;
     uint8_t *gathered; /* source rows whose pixels are not contiguous: MXN_SCALE_ROWS of them */
@@ -149,13 +148,13 @@ static void fill_weights(const layout *l, const mxn_image *image, int width) {
     enum { SHIFT = WEIGHT_BITS + LUMA_BITS - 16 };
     for (int x = 0; x < width; x++) {
         const span s = span_of(image->width, width, x);
-        uint16_t *weight = l->weight + (size_t)x * (size_t)l->taps;
+        u16x8 *weight = l->weight + (size_t)x * (size_t)l->taps;
         l->first[x] = s.first * l->channels;
         l->count[x] = (s.last - s.first) * l->channels;
         for (int p = s.first; p < s.last; p++)
             for (int c = 0; c < l->channels; c++) {
                 const int32_t w = (weight_of(image->width, width, x, p) * luma[image->color][c] + (1 << (SHIFT - 1))) >> SHIFT;
-                *weight++ = (uint16_t)(w > UINT16_MAX ? UINT16_MAX : w);
+                *weight++ = (u16x8){0} + (uint16_t)(w > UINT16_MAX ? UINT16_MAX : w);
             }
     }
 }
@@ -201,7 +200,7 @@ mxn_status mxn_scale_gray(const mxn_backend *backend, const mxn_image *image, in
         const int rows = height - y < ROWS ? height - y : ROWS;
         for (int r = 0; r < rows; r++) average(backend, &l, image, height, y + r, l.sum + l.pitch * (size_t)r);
         turn(l.sum, l.pitch, l.elements, l.turned);
-        const uint16_t *weight = l.weight;
+        const u16x8 *weight = l.weight;
         for (int x = 0; x < width; x++, weight += l.taps) {
             const u16x8 *element = l.turned + l.first[x];
             u16x8 sum = {0};

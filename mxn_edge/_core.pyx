@@ -548,7 +548,7 @@ cdef struct Scratch:
 
 
 cdef class Cropper:
-    """Crops of one backend, with scratch memory that is used again."""
+    """Crops and reduced frames of one backend, with scratch memory that is used again."""
 
     cdef const mxn_backend *backend
     cdef mxn_pool scratches
@@ -577,6 +577,52 @@ cdef class Cropper:
         finally:
             PyBuffer_Release(&source)
 
+    def reduce(self, frame, str color, int width, int height):
+        """A frame reduced to width × height grey pixels: uint8, height × width. frame: as for crop."""
+        cdef Py_buffer source, target
+        cdef mxn_image image
+        cdef mxn_status status = MXN_ERROR_ARGUMENT
+        cdef size_t needed
+        cdef Scratch *scratch
+        PyObject_GetBuffer(frame, &source, PyBUF_STRIDES | PyBUF_FORMAT)
+        try:
+            describe(&source, color, &image)
+            needed = mxn_scale_scratch_bytes(&image, width, height)
+            if needed == 0:
+                raise ValueError(f"a frame of {image.width} × {image.height} cannot be reduced to {width} × {height}")
+            out = empty((height, width), uint8)
+            PyObject_GetBuffer(out, &target, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
+            try:
+                with nogil:
+                    scratch = self.take(needed)
+                    if scratch == NULL:
+                        status = MXN_ERROR_MEMORY
+                    else:
+                        status = mxn_scale_gray(
+                            self.backend, &image, width, height, <uint8_t *>target.buf, <char *>scratch + 64,
+                            scratch.bytes - 64
+                        )
+                        free(mxn_pool_give(&self.scratches, scratch))
+            finally:
+                PyBuffer_Release(&target)
+        finally:
+            PyBuffer_Release(&source)
+        if status != MXN_OK:
+            raise MemoryError
+        return out
+
+    cdef Scratch *take(self, size_t needed) noexcept nogil:
+        """Scratch memory whose payload, `needed` bytes, starts 64 bytes in."""
+        cdef Scratch *scratch = <Scratch *>mxn_pool_take(&self.scratches)
+        if scratch != NULL and scratch.bytes < needed + 64:
+            free(scratch)
+            scratch = NULL
+        if scratch == NULL:
+            scratch = <Scratch *>allocate_aligned(needed + 64)
+            if scratch != NULL:
+                scratch.bytes = needed + 64
+        return scratch
+
     cdef int run(self, Py_buffer *source, Py_buffer *target, str color, mxn_box box) except -1:
         cdef mxn_image image
         cdef mxn_status status
@@ -592,14 +638,7 @@ cdef class Cropper:
         if needed == 0:
             raise ValueError(f"box ({box.x}, {box.y}, {box.width}, {box.height}) or output size {size} is out of range")
         with nogil:
-            scratch = <Scratch *>mxn_pool_take(&self.scratches)
-            if scratch != NULL and scratch.bytes < needed + 64:
-                free(scratch)
-                scratch = NULL
-            if scratch == NULL:
-                scratch = <Scratch *>allocate_aligned(needed + 64)
-                if scratch != NULL:
-                    scratch.bytes = needed + 64
+            scratch = self.take(needed)
             if scratch == NULL:
                 status = MXN_ERROR_MEMORY
             else:
@@ -625,39 +664,6 @@ def standardise(face):
             mxn_standardise(<uint8_t *>view.buf, <int>view.len)
     finally:
         PyBuffer_Release(&view)
-
-
-def scale_gray(frame, str color, int width, int height, isa=None):
-    """A frame reduced to width × height grey pixels: uint8, height × width. frame: as for Cropper.crop."""
-    cdef const mxn_backend *backend = resolve(isa)
-    cdef Py_buffer source, target
-    cdef mxn_image image
-    cdef mxn_status status = MXN_ERROR_ARGUMENT
-    cdef size_t needed
-    cdef void *scratch
-    PyObject_GetBuffer(frame, &source, PyBUF_STRIDES | PyBUF_FORMAT)
-    try:
-        describe(&source, color, &image)
-        needed = mxn_scale_scratch_bytes(&image, width, height)
-        if needed == 0:
-            raise ValueError(f"a frame of {image.width} × {image.height} cannot be reduced to {width} × {height}")
-        out = empty((height, width), uint8)
-        PyObject_GetBuffer(out, &target, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
-        try:
-            with nogil:
-                scratch = allocate_aligned(needed)
-                if scratch == NULL:
-                    status = MXN_ERROR_MEMORY
-                else:
-                    status = mxn_scale_gray(backend, &image, width, height, <uint8_t *>target.buf, scratch, needed)
-                    free(scratch)
-        finally:
-            PyBuffer_Release(&target)
-    finally:
-        PyBuffer_Release(&source)
-    if status != MXN_OK:
-        raise MemoryError
-    return out
 
 
 cdef class _DetectorTensors:

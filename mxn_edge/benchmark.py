@@ -92,11 +92,12 @@ def benchmark_stages(recognizer: Recognizer, frame: NDArray[np.uint8], *, second
     detector = Detector(isa=isa)
     network = _core.DetectorNetwork(read_detector_weights(DEFAULT_DETECTOR).tensors, isa)
     width, height = _core.detector_size(frame.shape[1], frame.shape[0], 0.1)
-    gray = _core.scale_gray(frame, "bgr", width, height, isa)
+    cropper = _core.Cropper(isa)
+    gray = cropper.reduce(frame, "bgr", width, height)
     boxes = detector.detect(frame)
     calls: list[tuple[str, Callable[[], object]]] = [
         ("  find faces", partial(detector.detect, frame)),
-        (f"    reduce to {width}×{height}", partial(_core.scale_gray, frame, "bgr", width, height, isa)),
+        (f"    reduce to {width}×{height}", partial(cropper.reduce, frame, "bgr", width, height)),
         ("    first network", partial(network.answers, gray)),
     ]
     if boxes:

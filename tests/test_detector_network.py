@@ -70,16 +70,21 @@ def test_network_in_torch(tensors: dict[str, np.ndarray]) -> None:
 
 
 def second_look(
-    tensors: dict[str, np.ndarray], frame: np.ndarray, boxes: np.ndarray, scores: np.ndarray
+    tensors: dict[str, np.ndarray], frame: np.ndarray, reduced: np.ndarray, boxes: np.ndarray, scores: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """New boxes and scores, the surest first."""
+    """New boxes and scores, the surest first. A square that is reduced anyway is cut from the reduced frame."""
+    to_y, to_x = np.array(reduced.shape) / frame.shape
     cropper = _core.Cropper()
     pixels = np.empty((48, 48), np.uint8)
     new_boxes, new_scores = [], []
     for (x0, y0, x1, y1), score in zip(boxes, scores, strict=True):
         side = 1.4 * max(x1 - x0, y1 - y0)
         cx, cy = (x0 + x1) / 2, (y0 + y1) / 2
-        cropper.crop(frame, "gray", cx - side / 2, cy - side / 2, side, side, pixels)
+        x, y = cx - side / 2, cy - side / 2
+        if min(side * to_x, side * to_y) >= 48:
+            cropper.crop(reduced, "gray", x * to_x, y * to_y, side * to_x, side * to_y, pixels)
+        else:
+            cropper.crop(frame, "gray", x, y, side, side, pixels)
         _core.standardise(pixels)
         logit, dx, dy, log_width, log_height = refiner_answers(tensors, pixels)
         w, h = (side / 2 * np.exp(np.clip(v, -3, 3)) for v in (log_width, log_height))
@@ -109,15 +114,16 @@ def test_boxes(tensors: dict[str, np.ndarray], isa: str, shape: tuple[int, int])
     frame = np.random.default_rng(3).integers(0, 256, shape, np.uint8)
     min_face, threshold = 0.2, 0.6
     found = _core.DetectorNetwork(tensors, isa).detect(frame, "gray", min_face, threshold, 500)
-    scale = min(1.0, np.floor(17.6 / min_face + 0.5) / min(shape))
+    scale = min(1.0, np.floor(16 / min_face + 0.5) / min(shape))
     height, width = (int(np.floor(side * scale + 0.5)) for side in shape)
-    boxes, scores = cell_boxes(answers(tensors, scale_gray(frame, [1.0], width, height)), height, width)
+    reduced = scale_gray(frame, [1.0], width, height)
+    boxes, scores = cell_boxes(answers(tensors, reduced), height, width)
     chosen = np.flatnonzero(scores >= min(threshold, 0.2))
     chosen = chosen[np.argsort(-scores[chosen], kind="stable")][:512]
     boxes, scores = boxes[chosen], scores[chosen]
     kept = suppress(boxes)[:16]
     boxes, scores = boxes[kept] * np.tile([shape[1] / width, shape[0] / height], 2), scores[kept]
-    boxes, scores = second_look(tensors, frame, boxes, scores)
+    boxes, scores = second_look(tensors, frame, reduced, boxes, scores)
     kept = [i for i in suppress(boxes) if scores[i] >= threshold]
     boxes, scores = boxes[kept], scores[kept]
     sides = boxes[:, 2:] - boxes[:, :2]
@@ -125,7 +131,10 @@ def test_boxes(tensors: dict[str, np.ndarray], isa: str, shape: tuple[int, int])
     wanted = seen & (np.sqrt(sides.prod(1)) >= 0.8 * min_face * min(shape))
     expected = np.concatenate([boxes[:, :2], sides, scores[:, None]], 1)[wanted]
     assert len(expected) > 0
-    assert np.allclose(np.array(found), expected, rtol=1e-3, atol=2e-2)
+    assert len(found) == len(expected)
+    # A square's float32 corner may round a pixel of the crop the other way.
+    assert np.abs(np.array(found) - expected)[:, :4].max() < 0.3
+    assert np.abs(np.array(found) - expected)[:, 4].max() < 3e-3
 
 
 @pytest.mark.parametrize("isa", available_isas())
@@ -142,23 +151,23 @@ def test_scaling_is_exact(isa: str, color: str) -> None:
     ]:
         frame = rng.integers(0, 256, (height, width, channels), np.uint8)
         frame = frame[:, :, 0] if channels == 1 else frame
-        found = _core.scale_gray(frame, color, to_width, to_height, isa)
+        found = _core.Cropper(isa).reduce(frame, color, to_width, to_height)
         assert np.array_equal(found, scale_gray(frame, luma, to_width, to_height))
 
 
 def test_scaling_is_the_mean_of_the_area() -> None:
     frame = np.random.default_rng(5).integers(0, 256, (90, 120, 3), np.uint8)
     gray = frame @ np.array([0.114, 0.587, 0.299])
-    found = _core.scale_gray(frame, "bgr", 30, 18)
+    found = _core.Cropper().reduce(frame, "bgr", 30, 18)
     assert np.abs(found - gray.reshape(18, 5, 30, 4).mean((1, 3))).max() < 1
     for value in (0, 1, 127, 254, 255):
         flat = np.full((77, 91, 3), value, np.uint8)
-        assert (_core.scale_gray(flat, "rgb", 23, 19) == value).all()
+        assert (_core.Cropper().reduce(flat, "rgb", 23, 19) == value).all()
 
 
 def test_every_way_to_hold_a_frame() -> None:
     frame = np.random.default_rng(6).integers(0, 256, (60, 80, 3), np.uint8)
-    expected = _core.scale_gray(frame, "bgr", 21, 17)
+    expected = _core.Cropper().reduce(frame, "bgr", 21, 17)
     ways = [
         (frame[:, :, ::-1], "rgb"),
         (np.asfortranarray(frame), "bgr"),
@@ -167,11 +176,13 @@ def test_every_way_to_hold_a_frame() -> None:
         (np.repeat(np.repeat(frame, 2, 0), 3, 1)[::2, ::3], "bgr"),
     ]
     for view, color in ways:
-        assert np.array_equal(_core.scale_gray(view, color, 21, 17), expected)
+        assert np.array_equal(_core.Cropper().reduce(view, color, 21, 17), expected)
     turned = frame[::-1, ::-1]
-    assert np.array_equal(_core.scale_gray(turned, "bgr", 21, 17), _core.scale_gray(turned.copy(), "bgr", 21, 17))
+    assert np.array_equal(
+        _core.Cropper().reduce(turned, "bgr", 21, 17), _core.Cropper().reduce(turned.copy(), "bgr", 21, 17)
+    )
     with pytest.raises(ValueError, match="80 × 60 cannot be reduced to 81 × 60"):
-        _core.scale_gray(frame, "bgr", 81, 60)
+        _core.Cropper().reduce(frame, "bgr", 81, 60)
 
 
 def hostile() -> dict[str, np.ndarray]:

@@ -1,25 +1,29 @@
-/* Weighted sums of rows of bytes, for scale.c: plain C that the compiler vectorises. */
+/* Weighted sums of rows of bytes, for scale.c. Over simd/. */
 
 /* `count` and `add` are constants where this is inlined, so that a sum stays in its register. */
 MXN_INLINE void average_some(const uint8_t *const rows[MXN_SCALE_ROWS], const uint16_t weight[MXN_SCALE_ROWS], const int count,
-                             int elements, const bool add, uint16_t *restrict sum) {
-    const uint8_t *r0 = rows[0], *r1 = rows[count > 1 ? 1 : 0], *r2 = rows[count > 2 ? 2 : 0], *r3 = rows[count > 3 ? 3 : 0],
-                  *r4 = rows[count > 4 ? 4 : 0];
-    const uint16_t w0 = weight[0], w1 = weight[count > 1 ? 1 : 0], w2 = weight[count > 2 ? 2 : 0],
-                   w3 = weight[count > 3 ? 3 : 0], w4 = weight[count > 4 ? 4 : 0];
-    for (int i = 0; i < elements; i++) {
-        uint16_t s = (uint16_t)(w0 * r0[i]);
-        if (count > 1) s = (uint16_t)(s + (uint16_t)(w1 * r1[i]));
-        if (count > 2) s = (uint16_t)(s + (uint16_t)(w2 * r2[i]));
-        if (count > 3) s = (uint16_t)(s + (uint16_t)(w3 * r3[i]));
-        if (count > 4) s = (uint16_t)(s + (uint16_t)(w4 * r4[i]));
-        sum[i] = (uint16_t)(s + (add ? sum[i] : 0));
+                             int elements, const bool add, uint16_t *sum) {
+    const uint8_t *row[MXN_SCALE_ROWS];
+    vh w[MXN_SCALE_ROWS];
+#pragma GCC unroll 5
+    for (int r = 0; r < count; r++) row[r] = rows[r], w[r] = vh_constant(weight[r]);
+    int i = 0;
+    for (; i + VH_LANES <= elements; i += VH_LANES) {
+        vh s = add ? vh_load(sum + i) : vh_zero();
+#pragma GCC unroll 5
+        for (int r = 0; r < count; r++) s = vh_multiply_add(vh_load_u8(row[r] + i), w[r], s);
+        vh_store(sum + i, s);
+    }
+    for (; i < elements; i++) {
+        uint16_t s = add ? sum[i] : 0;
+        for (int r = 0; r < count; r++) s = (uint16_t)(s + weight[r] * rows[r][i]);
+        sum[i] = s;
     }
 }
 
 /* sum[i] of `count` rows' weight[r] * rows[r][i], added to what is there if `add`; weights of all calls for a sum come to 256. */
 static void average_rows(const uint8_t *const rows[MXN_SCALE_ROWS], const uint16_t weight[MXN_SCALE_ROWS], int count,
-                         int elements, bool add, uint16_t *restrict sum) {
+                         int elements, bool add, uint16_t *sum) {
     switch (add ? -count : count) {
     case 1: average_some(rows, weight, 1, elements, false, sum); break;
     case 2: average_some(rows, weight, 2, elements, false, sum); break;

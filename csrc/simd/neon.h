@@ -39,3 +39,14 @@ MXN_INLINE void vf_store_bytes(uint8_t *p, vf a) {
     const uint32_t bytes = vget_lane_u32(vreinterpret_u32_u8(vqmovn_u16(vcombine_u16(words, words))), 0);
     memcpy(p, &bytes, sizeof bytes);
 }
+
+/* Eight 16-bit integers without sign. */
+enum { VH_LANES = 8 };
+typedef uint16x8_t vh;
+
+MXN_INLINE vh vh_zero(void) { return vdupq_n_u16(0); }
+MXN_INLINE vh vh_constant(uint16_t value) { return vdupq_n_u16(value); }
+MXN_INLINE vh vh_load(const uint16_t *p) { return vld1q_u16(p); }
+MXN_INLINE vh vh_load_u8(const uint8_t *p) { return vmovl_u8(vld1_u8(p)); }
+MXN_INLINE void vh_store(uint16_t *p, vh a) { vst1q_u16(p, a); }
+MXN_INLINE vh vh_multiply_add(vh a, vh b, vh sum) { return vmlaq_u16(sum, a, b); }

@@ -29,3 +29,14 @@ MXN_INLINE vf vi_to_float(vi a) { return (float)a; }
 MXN_INLINE void vf_store_bytes(uint8_t *p, vf a) {
     *p = a > 255 ? 255 : a > 0 ? (uint8_t)lrintf(a) : 0;
 }
+
+/* A 16-bit integer without sign. */
+enum { VH_LANES = 1 };
+typedef uint16_t vh;
+
+MXN_INLINE vh vh_zero(void) { return 0; }
+MXN_INLINE vh vh_constant(uint16_t value) { return value; }
+MXN_INLINE vh vh_load(const uint16_t *p) { return *p; }
+MXN_INLINE vh vh_load_u8(const uint8_t *p) { return *p; }
+MXN_INLINE void vh_store(uint16_t *p, vh a) { *p = a; }
+MXN_INLINE vh vh_multiply_add(vh a, vh b, vh sum) { return (vh)(a * b + sum); }

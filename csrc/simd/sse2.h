@@ -46,3 +46,16 @@ MXN_INLINE void vf_store_bytes(uint8_t *p, vf a) {
     const int32_t bytes = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
     memcpy(p, &bytes, sizeof bytes);
 }
+
+/* Eight 16-bit integers without sign; p need not be aligned. */
+enum { VH_LANES = 8 };
+typedef __m128i vh;
+
+MXN_INLINE vh vh_zero(void) { return _mm_setzero_si128(); }
+MXN_INLINE vh vh_constant(uint16_t value) { return _mm_set1_epi16((short)value); }
+MXN_INLINE vh vh_load(const uint16_t *p) { return _mm_loadu_si128((const __m128i *)p); }
+MXN_INLINE vh vh_load_u8(const uint8_t *p) {
+    return _mm_unpacklo_epi8(_mm_loadl_epi64((const __m128i *)p), _mm_setzero_si128());
+}
+MXN_INLINE void vh_store(uint16_t *p, vh a) { _mm_storeu_si128((__m128i *)p, a); }
+MXN_INLINE vh vh_multiply_add(vh a, vh b, vh sum) { return _mm_add_epi16(_mm_mullo_epi16(a, b), sum); }

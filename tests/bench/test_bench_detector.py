@@ -18,7 +18,7 @@ def test_reduce(benchmark: Any, frame: np.ndarray, isa: str) -> None:
     benchmark.group = "reduce 640×480 BGR to the detector's grey picture"
     benchmark.extra_info["isa"] = isa
     width, height = _core.detector_size(640, 480, 0.1)
-    gray = benchmark(_core.scale_gray, frame, "bgr", width, height, isa)
+    gray = benchmark(_core.Cropper(isa).reduce, frame, "bgr", width, height)
     assert np.ptp(gray) > 50
 
 
@@ -36,7 +36,7 @@ def test_first_network(benchmark: Any, frame: np.ndarray, isa: str) -> None:
     benchmark.group = "the detector's first network"
     benchmark.extra_info["isa"] = isa
     network = _core.DetectorNetwork(read_detector_weights(DEFAULT_DETECTOR).tensors, isa)
-    answers = benchmark(network.answers, _core.scale_gray(frame, "bgr", *_core.detector_size(640, 480, 0.1)))
+    answers = benchmark(network.answers, _core.Cropper().reduce(frame, "bgr", *_core.detector_size(640, 480, 0.1)))
     assert answers[:, 0].max() > 0
 
 
@@ -45,7 +45,7 @@ def test_second_look(benchmark: Any, frame: np.ndarray, isa: str) -> None:
     benchmark.group = "the detector's second look at one candidate, already cropped"
     benchmark.extra_info["isa"] = isa
     network = _core.DetectorNetwork(read_detector_weights(DEFAULT_DETECTOR).tensors, isa)
-    assert len(benchmark(network.refiner_answers, _core.scale_gray(frame, "bgr", 48, 48))) == 5
+    assert len(benchmark(network.refiner_answers, _core.Cropper().reduce(frame, "bgr", 48, 48))) == 5
 
 
 @pytest.mark.parametrize("isa", available_isas())
