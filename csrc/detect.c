@@ -44,7 +44,7 @@ static const double LEAST = 0.8;
 static const float BOX_STRIDES = 4.0f, LOG_SIDE = 3.0f;
 /* A box goes when it shares more than this with a surer one: of both together, or of the smaller. */
 static const float NMS_IOU = 0.4f, NMS_INSIDE = 0.65f;
-/* The surest of these candidates get a second look, if their score is not below this or the caller's threshold. */
+/* So many candidates get a second look, the surest ones; those below this score do not. */
 enum { LOOKS = 16 };
 static const float LEAST_CANDIDATE = 0.2f;
 /* Side of the square that is cut out, in units of the longer side of the box. */
@@ -444,7 +444,8 @@ static mxn_status refine(const mxn_detector *d, mxn_detector_workspace *w, const
         const float x = cx + said[1] * side, y = cy + said[2] * side;
         const float half_width = side / 2 * expf(clamp_log(said[3])), half_height = side / 2 * expf(clamp_log(said[4]));
         /* The mean of both logits. */
-        const float logit = (logf(c->score / (1 - c->score)) + said[0]) / 2;
+        const float score = fminf(c->score, 0.999999f); /* of 1 the logit is infinite, and could not be overruled */
+        const float logit = (logf(score / (1 - score)) + said[0]) / 2;
         *c = (candidate){x - half_width, y - half_height, x + half_width, y + half_height, 1 / (1 + expf(-logit))};
         if (!(c->score >= 0)) c->score = 0; /* NaN */
     }
@@ -462,7 +463,7 @@ mxn_status mxn_detect(const mxn_detector *detector, mxn_detector_workspace *work
     if (status == MXN_OK) status = scale(detector->backend, workspace, image);
     if (status != MXN_OK) return status;
     run(detector, workspace);
-    int left = suppress(workspace->candidate, decode(workspace, fminf(LEAST_CANDIDATE, options->score_threshold)));
+    int left = suppress(workspace->candidate, decode(workspace, LEAST_CANDIDATE));
     left = left < LOOKS ? left : LOOKS;
     const float to_x = (float)image->width / (float)width, to_y = (float)image->height / (float)height;
     for (int i = 0; i < left; i++) {

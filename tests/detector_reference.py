@@ -101,14 +101,22 @@ def _weights(source: int, target: int) -> np.ndarray:
     return weights
 
 
+def columns_covered(source: int, target: int) -> np.ndarray:
+    """How many source pixels each output pixel touches."""
+    start = np.arange(target) * source
+    return np.asarray(-(-(start + source) // target) - start // target)
+
+
 def scale_gray(frame: np.ndarray, luma: Sequence[float], width: int, height: int) -> np.ndarray:
     """uint8, height × width. luma: of each channel, in the frame's order; of ITU-R BT.601, or 1 for a grey frame."""
     pixels = frame.reshape(*frame.shape[:2], -1).astype(np.int64)
     known = {0.299: 4899, 0.587: 9617, 0.114: 1868, 1.0: 16384, 0.0: 0}
     rows = np.tensordot(_weights(frame.shape[0], height), pixels, 1)
     columns = _weights(frame.shape[1], width)
-    total = np.zeros((height, width), np.int64)
+    # Products are cut to whole numbers: half a unit for each makes up for it.
+    taps = np.minimum(min(len(luma), 3) * columns_covered(frame.shape[1], width), 200)
+    total = np.zeros((height, width), np.int64) + 128 + taps // 2
     for channel, share in enumerate(luma):
         weight = np.minimum((columns * known[share] + 32) >> 6, 65535)
         total += (rows[:, None, :, channel] * weight[None] >> 16).sum(2)
-    return ((total + 128) >> 8).astype(np.uint8)
+    return (np.minimum(total, 65535) >> 8).astype(np.uint8)

@@ -118,7 +118,7 @@ def test_boxes(tensors: dict[str, np.ndarray], isa: str, shape: tuple[int, int])
     height, width = (int(np.floor(side * scale + 0.5)) for side in shape)
     reduced = scale_gray(frame, [1.0], width, height)
     boxes, scores = cell_boxes(answers(tensors, reduced), height, width)
-    chosen = np.flatnonzero(scores >= min(threshold, 0.2))
+    chosen = np.flatnonzero(scores >= 0.2)
     chosen = chosen[np.argsort(-scores[chosen], kind="stable")][:512]
     boxes, scores = boxes[chosen], scores[chosen]
     kept = suppress(boxes)[:16]
@@ -161,8 +161,10 @@ def test_scaling_is_the_mean_of_the_area() -> None:
     found = _core.Cropper().reduce(frame, "bgr", 30, 18)
     assert np.abs(found - gray.reshape(18, 5, 30, 4).mean((1, 3))).max() < 1
     for value in (0, 1, 127, 254, 255):
-        flat = np.full((77, 91, 3), value, np.uint8)
-        assert (_core.Cropper().reduce(flat, "rgb", 23, 19) == value).all()
+        for width in (91, 7000):
+            flat = np.full((77, width, 3), value, np.uint8)
+            found = _core.Cropper().reduce(flat, "rgb", 23, 19).astype(int)
+            assert np.abs(found - value).max() <= (0 if width == 91 else 2)
 
 
 def test_every_way_to_hold_a_frame() -> None:
