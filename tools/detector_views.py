@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import Pool
+from typing import Self
 
 import cv2
 import numpy as np
@@ -355,10 +356,18 @@ class Studio:
     """Processes that draw pictures from `sources`.
 
     They are forked here, once: a process that has multiplied matrices holds locks that a fork would inherit for ever.
+    A `with` statement ends them.
     """
 
     def __init__(self, sources: Sources, workers: int) -> None:
         self._pool = Pool(workers, _start, (sources,))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.terminate()
+        self._pool.join()
 
     def render(self, count: int, seed: tuple[int, ...], hard: list[HardPlace]) -> tuple[Image, NDArray[np.float32]]:
         """Draw `count` pictures, count × SIDE × SIDE, and their boxes; the same for any number of workers."""
@@ -370,8 +379,3 @@ class Studio:
             images[i * CHUNK : (i + 1) * CHUNK] = some
             boxes[i * CHUNK : (i + 1) * CHUNK] = their
         return images[:count], boxes[:count]
-
-    def close(self) -> None:
-        """End the processes."""
-        self._pool.terminate()
-        self._pool.join()

@@ -132,9 +132,20 @@ def train(
 
     Resumes at the pass that was interrupted.
     """
-    examiner, studio = Studio(held_out, workers), Studio(sources, workers)
-    test_pictures, test_boxes = examiner.render(min(1000, options.pictures), (0, 0), [])
-    examiner.close()
+    with Studio(sources, workers) as studio:
+        with Studio(held_out, workers) as examiner:
+            test = examiner.render(min(1000, options.pictures), (0, 0), [])
+        return _train(sources, studio, test, options, checkpoint, resume)
+
+
+def _train(
+    sources: Sources,
+    studio: Studio,
+    test: tuple[NDArray[np.uint8], NDArray[np.float32]],
+    options: Options,
+    checkpoint: Path,
+    resume: bool,
+) -> list[dict[str, Any]]:
     torch.manual_seed(options.seed)
     network, average = DetectorNetwork(), DetectorNetwork()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -178,7 +189,7 @@ def train(
             line = {"round": number + 1, "pass": epoch + 1, "score_loss": score, "box_loss": box, "iou": iou}
             line |= {"seconds": time.perf_counter() - start, "hard_places": len(hard)}
             if epoch == options.passes - 1 or epoch % 2 == 1:
-                line |= examine(average, test_pictures, test_boxes)
+                line |= examine(average, *test)
             reports.append({key: float(value) for key, value in line.items()})
             print("  ".join(f"{key} {value:.4g}" for key, value in reports[-1].items()), flush=True)
             state = {"network": network.state_dict(), "average": average.state_dict(), "step": step}
@@ -187,7 +198,6 @@ def train(
             partial = checkpoint.with_name(checkpoint.name + ".partial")
             torch.save(state, partial)
             partial.replace(checkpoint)
-    studio.close()
     return reports
 
 

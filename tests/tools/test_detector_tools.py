@@ -29,6 +29,8 @@ from tools.train_detector import Options, train  # noqa: E402
 from tools.train_refiner import Crops  # noqa: E402
 from tools.train_refiner import train as train_refiner  # noqa: E402
 
+torch.set_num_threads(1)
+
 
 def drawn_face(side: int, seed: int) -> np.ndarray:
     """An oval with eyes and a mouth: enough to learn from."""
@@ -162,9 +164,8 @@ def test_boxes_lie_on_faces(sources: Sources) -> None:
 def test_pictures_do_not_depend_on_workers(sources: Sources) -> None:
     drawn = []
     for workers in (1, 2):
-        studio = Studio(sources, workers)
-        drawn.append(studio.render(300, (3, 4), sources.hard))
-        studio.close()
+        with Studio(sources, workers) as studio:
+            drawn.append(studio.render(300, (3, 4), sources.hard))
     assert np.array_equal(drawn[0][0], drawn[1][0])
     assert np.array_equal(drawn[0][1], drawn[1][1])
 
