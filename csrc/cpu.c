@@ -39,6 +39,15 @@ uint32_t mxn_cpu_features(void) {
     return (capabilities & ASIMD ? MXN_CPU_NEON : 0) | (capabilities & ASIMDDP ? MXN_CPU_DOTPROD : 0);
 }
 
+#elif defined(__arm__)
+#include <sys/auxv.h>
+
+uint32_t mxn_cpu_features(void) {
+    enum { NEON = 1 << 12, VFPV4 = 1 << 16 }; /* HWCAP_ of <asm/hwcap.h> */
+    const unsigned long wanted = NEON | VFPV4;
+    return (getauxval(AT_HWCAP) & wanted) == wanted ? MXN_CPU_NEON : 0;
+}
+
 #else
 
 uint32_t mxn_cpu_features(void) { return 0; }

@@ -1,13 +1,15 @@
-"""The C core without Python: tests/c/test_core.c natively, under sanitizers, on emulated AArch64, AVX-512 and VNNI."""
+"""The C core without Python: tests/c/test_core.c natively, under sanitizers, on emulated ARM, AVX-512 and VNNI."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import platform
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,7 +27,7 @@ SANITIZED = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover
 def build(folder: Path, compiler: str, flags: list[str], *link_flags: str) -> Path:
     """Compile the core with `flags`, warnings being errors, and link the test program."""
     if shutil.which(compiler) is None:
-        pytest.skip(f"no compiler {compiler} (Debian: apt-get install gcc, gcc-aarch64-linux-gnu)")
+        pytest.skip(f"no compiler {compiler} (Debian: apt-get install gcc-aarch64-linux-gnu, gcc-arm-linux-gnueabihf)")
 
     def compile_one(source: Path) -> Path:
         target = folder / f"{source.stem}.o"
@@ -77,18 +79,37 @@ def test_under_sanitizers(tmp_path: Path) -> None:
     assert backends_that_passed(result.stdout) == set(available_isas())
 
 
+ARM = {"aarch64": "aarch64-linux-gnu", "arm": "arm-linux-gnueabihf"}  # as qemu and as compilers name them
+
+
 @pytest.fixture(scope="module")
-def for_aarch64(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    flags = [*RELEASE, "-DMXN_TEST_QUICK"]
-    return build(tmp_path_factory.mktemp("aarch64"), "aarch64-linux-gnu-gcc", flags, "-static")
+def for_arm(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The test program for a machine, linked statically."""
+
+    @functools.cache
+    def build_for(machine: str) -> Path:
+        flags = [*RELEASE, "-DMXN_TEST_QUICK"]
+        return build(tmp_path_factory.mktemp(machine), f"{ARM[machine]}-gcc", flags, "-static")
+
+    return build_for
 
 
-@pytest.mark.parametrize(("cpu", "isas"), [("max", {"neondot", "neon", "scalar"}), ("cortex-a53", {"neon", "scalar"})])
-def test_neon_under_emulation(for_aarch64: Path, cpu: str, isas: set[str]) -> None:
-    emulator = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+@pytest.mark.parametrize(
+    ("machine", "cpu", "isas"),
+    [
+        ("aarch64", "max", {"neondot", "neon", "scalar"}),
+        ("aarch64", "cortex-a53", {"neon", "scalar"}),
+        ("arm", "max", {"neon", "scalar"}),
+        ("arm", "cortex-a7", {"neon", "scalar"}),
+        ("arm", "cortex-a9", {"scalar"}),  # NEON without fused multiply-add
+    ],
+)
+def test_neon_under_emulation(for_arm: Callable[[str], Path], machine: str, cpu: str, isas: set[str]) -> None:
+    program = for_arm(machine)
+    emulator = shutil.which(f"qemu-{machine}-static") or shutil.which(f"qemu-{machine}")
     if emulator is None:
-        pytest.skip("no qemu-aarch64 (Debian: apt-get install qemu-user-static)")
-    result = subprocess.run([emulator, "-cpu", cpu, for_aarch64], capture_output=True, text=True, check=False)
+        pytest.skip(f"no qemu-{machine} (Debian: apt-get install qemu-user-static)")
+    result = subprocess.run([emulator, "-cpu", cpu, program], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     assert backends_that_passed(result.stdout) == isas
 
@@ -145,10 +166,18 @@ def test_instructions_are_those_of_the_name(release: Path, isa: str, wanted: str
 
 
 @pytest.mark.parametrize(
-    ("isa", "wanted", "foreign"), [("neondot", r"\tsdot\t", "[us]mmla"), ("neon", r"\tsadalp\t", r"\t[us]dot\t")]
+    ("machine", "isa", "wanted", "foreign"),
+    [
+        ("aarch64", "neondot", r"\tsdot\t", "[us]mmla"),
+        ("aarch64", "neon", r"\tsadalp\t", r"\t[us]dot\t"),
+        ("arm", "neon", r"\tvfma\.f32\t", r"\tv[us]dot|fmaf"),
+        ("arm", "scalar", r"\tvmla?u?l?\.f32\ts", r"\tvfma|\tv[a-z0-9.]+\tq"),
+    ],
 )
-def test_arm_instructions_are_those_of_the_name(for_aarch64: Path, isa: str, wanted: str, foreign: str) -> None:
-    _check_instructions("aarch64-linux-gnu-objdump", for_aarch64.parent / f"{isa}.o", wanted, foreign)
+def test_arm_instructions_are_those_of_the_name(
+    for_arm: Callable[[str], Path], machine: str, isa: str, wanted: str, foreign: str
+) -> None:
+    _check_instructions(f"{ARM[machine]}-objdump", for_arm(machine).parent / f"{isa}.o", wanted, foreign)
 
 
 def _check_instructions(objdump: str, compiled: Path, wanted: str, foreign: str) -> None:

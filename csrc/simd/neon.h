@@ -1,5 +1,10 @@
-/* Vectors of four floats: AArch64 Advanced SIMD (NEON), with fused multiply-add. */
+/* Vectors of four floats: Advanced SIMD (NEON) of 64-bit and 32-bit ARM, with fused multiply-add. The latter has half the
+ * registers, sees subnormal numbers as zero, and rounds to integers towards zero only. */
+#if defined(__aarch64__)
 enum { VF_LANES = 4, VF_REGISTERS = 32, VF_WIDENS = 1 };
+#else
+enum { VF_LANES = 4, VF_REGISTERS = 16, VF_WIDENS = 1 };
+#endif
 typedef float32x4_t vf;
 
 MXN_INLINE vf vf_zero(void) { return vdupq_n_f32(0.0f); }
@@ -22,7 +27,12 @@ MXN_INLINE vf vf_add(vf a, vf b) { return vaddq_f32(a, b); }
 MXN_INLINE vf vf_subtract(vf a, vf b) { return vsubq_f32(a, b); }
 MXN_INLINE vf vf_multiply(vf a, vf b) { return vmulq_f32(a, b); }
 MXN_INLINE vf vf_max(vf a, vf b) { return vmaxq_f32(a, b); }
+#if defined(__clang__)
+/* arm_neon.h of Clang has no vfmaq_f32 where not the whole file may use it. */
+MXN_INLINE vf vf_multiply_add(vf a, vf b, vf sum) { return __builtin_elementwise_fma(a, b, sum); }
+#else
 MXN_INLINE vf vf_multiply_add(vf a, vf b, vf sum) { return vfmaq_f32(sum, a, b); }
+#endif
 MXN_INLINE void vf_tap_barrier(void) { __asm__ volatile("" ::: "memory"); }
 
 /* As many 32-bit integers. */
@@ -35,7 +45,14 @@ MXN_INLINE vi vi_max(vi a, vi b) { return vmaxq_s32(a, b); }
 MXN_INLINE vf vi_to_float(vi a) { return vcvtq_f32_s32(a); }
 /* Rounds, halves to even, and clamps to bytes 0 to 255; p need not be aligned. */
 MXN_INLINE void vf_store_bytes(uint8_t *p, vf a) {
-    const uint16x4_t words = vqmovn_u32(vcvtnq_u32_f32(a));
+#if defined(__aarch64__)
+    const uint32x4_t wide = vcvtnq_u32_f32(a);
+#else
+    /* Added to 1.5 * 2^23, a small number is rounded to an integer in the last bits of the sum. */
+    const vf magic = vdupq_n_f32(12582912.0f), small = vminq_f32(vmaxq_f32(a, vdupq_n_f32(0.0f)), vdupq_n_f32(255.0f));
+    const uint32x4_t wide = vandq_u32(vreinterpretq_u32_f32(vaddq_f32(small, magic)), vdupq_n_u32(0xFF));
+#endif
+    const uint16x4_t words = vqmovn_u32(wide);
     const uint32_t bytes = vget_lane_u32(vreinterpret_u32_u8(vqmovn_u16(vcombine_u16(words, words))), 0);
     memcpy(p, &bytes, sizeof bytes);
 }

@@ -12,7 +12,7 @@ architecture=$1 wheel=$2 folder=$3
 repository=$(cd "$(dirname "$0")/../.." && pwd)
 case $architecture in
   arm64) machine=aarch64 triplet=aarch64-linux-gnu isas='neondot, neon, scalar' ;;
-  armhf) machine=arm triplet=arm-linux-gnueabihf isas='scalar' ;;
+  armhf) machine=arm triplet=arm-linux-gnueabihf isas='neon, scalar' ;;
   *) echo "$0: no such architecture: $architecture" >&2; exit 2 ;;
 esac
 board=$folder/$architecture
