@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+LARGEST = 1_200_000  # bytes of a wheel with its weights
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,8 @@ def build_wheel(source: Path, platform: Platform, output: Path) -> Path:
         if platform.tag not in tagged.stem.split("-")[-1].split("."):
             raise SystemExit(f"build_wheels: auditwheel says {tagged.name}; {platform.tag} was expected")
         _run(*module, "abi3audit", "--strict", tagged)
+        if tagged.stat().st_size > LARGEST:
+            raise SystemExit(f"build_wheels: {tagged.name} has {tagged.stat().st_size:,} bytes, over {LARGEST:,}")
         output.mkdir(parents=True, exist_ok=True)
         return Path(shutil.copy(tagged, output))
 
