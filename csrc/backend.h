@@ -1,4 +1,4 @@
-/* What one instruction set offers: two tables of kernels. Included by the isa/ files, dispatch.c, and the pipelines that
+/* What one instruction set offers: three tables of kernels. Included by the isa/ files, dispatch.c, and the pipelines that
  * call a table (mxn.c, crop.c); never by users of the library.
  */
 #ifndef MXN_BACKEND_H
@@ -24,7 +24,7 @@ enum { MXN_SCALE_ROWS = 5 };
 /* Depthwise 3×3 convolution, then a pointwise one with bias and ReLU. */
 typedef struct mxn_detector_unit {
     float *depthwise; /* ky-kx-c */
-    float *pointwise; /* ic-oc */
+    float *pointwise; /* ic-oc; for kernels with `pairs`: ic/2-oc, two bfloat16 each */
     float *bias;
 } mxn_detector_unit;
 
@@ -68,8 +68,12 @@ typedef struct mxn_float32_kernels {
     /* Scaling of frames, see scale.c: sum[i] (+)= weight[r] * rows[r][i] over up to MXN_SCALE_ROWS rows. */
     void (*average_rows)(const uint8_t *const rows[MXN_SCALE_ROWS], const uint16_t weight[MXN_SCALE_ROWS], int count,
                          int elements, bool add, uint16_t *sum);
+} mxn_float32_kernels;
 
-    /* The face detector. */
+/* The face detector. */
+typedef struct mxn_detector_kernels {
+    uint32_t features;
+    bool pairs; /* units multiply bfloat16 and add up float32 */
     void (*stem)(const float *src, ptrdiff_t src_pitch, const float *weight, const float *bias, float *dst,
                  ptrdiff_t dst_pitch, int height, int width);
     mxn_unit_kernel unit[MXN_UNIT_KINDS];
@@ -80,7 +84,7 @@ typedef struct mxn_float32_kernels {
     /* of 32 and of 64 channels; weight: ic-out_width */
     void (*out[2])(const float *src, ptrdiff_t src_pitch, const float *weight, const float *bias, float *dst, int height,
                    int width);
-} mxn_float32_kernels;
+} mxn_detector_kernels;
 
 /* A layer of an int8 model: from a sum of bytes times weights to sum * scale + bias. One number per output, and zeros up to
  * whole blocks of 16. */
@@ -114,6 +118,7 @@ struct mxn_backend {
     const char *name;
     const mxn_float32_kernels *float32;
     const mxn_int8_kernels *int8;
+    const mxn_detector_kernels *detector;
 };
 
 enum {
@@ -124,14 +129,16 @@ enum {
     MXN_CPU_AVXVNNI = 1 << 4,
     MXN_CPU_NEON = 1 << 5,
     MXN_CPU_DOTPROD = 1 << 6,
+    MXN_CPU_AVX512BF16 = 1 << 7,
 };
 
 /* Features that the CPU has AND the operating system saves on a context switch. */
 uint32_t mxn_cpu_features(void);
 
-#define MXN_BACKEND(name, float32_isa, int8_isa)                \
+#define MXN_BACKEND(name, float32_isa, int8_isa, detector_isa)  \
     extern const mxn_float32_kernels mxn_float32_##float32_isa; \
-    extern const mxn_int8_kernels mxn_int8_##int8_isa;
+    extern const mxn_int8_kernels mxn_int8_##int8_isa;          \
+    extern const mxn_detector_kernels mxn_detector_##detector_isa;
 #include "backends.def"
 #undef MXN_BACKEND
 

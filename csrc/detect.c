@@ -46,7 +46,7 @@ static const float BOX_STRIDES = 4.0f, LOG_SIDE = 3.0f;
 static const float NMS_IOU = 0.4f, NMS_INSIDE = 0.65f;
 /* So many candidates get a second look, the surest ones; those below this score do not. */
 enum { LOOKS = 16 };
-static const float LEAST_CANDIDATE = 0.2f;
+static const float LEAST_CANDIDATE = 0.15f;
 /* Side of the square that is cut out, in units of the longer side of the box. */
 static const float REFINED_SQUARE = 1.4f;
 
@@ -76,15 +76,32 @@ static float *place(char *memory, size_t *offset, const float *from, int rows, i
     return to;
 }
 
+/* To the nearest, halves to even; weights are finite. */
+static uint32_t bfloat16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+}
+
+/* A pointwise layer's weights: ic-oc, or pairs of them, ic/2-oc-2. */
+static float *place_pointwise(const mxn_detector *d, char *memory, size_t *offset, const float *from, int in, int out) {
+    if (!d->backend->detector->pairs) return place(memory, offset, from, in, out, out);
+    uint32_t *to = memory ? (uint32_t *)(void *)(memory + *offset) : NULL;
+    *offset += aligned((size_t)in / 2 * (size_t)out * sizeof *to);
+    for (int i = 0; to && i < in / 2; i++, from += 2 * out)
+        for (int o = 0; o < out; o++) *to++ = bfloat16(from[o]) | bfloat16(from[out + o]) << 16;
+    return memory ? (float *)(void *)(to - in / 2 * out) : NULL;
+}
+
 static size_t pack(mxn_detector *d, const mxn_detector_weights *w, char *memory) {
     size_t offset = aligned(sizeof *d);
-    const int out_width = d->backend->float32->out_width;
+    const int out_width = d->backend->detector->out_width;
     d->stem_weight = place(memory, &offset, w->stem_weight, 9, MXN_DETECTOR_STEM, MXN_DETECTOR_STEM);
     d->stem_bias = place(memory, &offset, w->stem_bias, 1, MXN_DETECTOR_STEM, MXN_DETECTOR_STEM);
     for (int i = 0; i < MXN_DETECTOR_UNITS; i++) {
         const int in = units[i].inputs, out = units[i].outputs;
         d->unit[i].depthwise = place(memory, &offset, w->unit[i].depthwise, 9, in, in);
-        d->unit[i].pointwise = place(memory, &offset, w->unit[i].pointwise, in, out, out);
+        d->unit[i].pointwise = place_pointwise(d, memory, &offset, w->unit[i].pointwise, in, out);
         d->unit[i].bias = place(memory, &offset, w->unit[i].bias, 1, out, out);
     }
     d->lateral_weight = place(memory, &offset, w->lateral_weight, channels_of[1], channels_of[0], channels_of[0]);
@@ -98,7 +115,7 @@ static size_t pack(mxn_detector *d, const mxn_detector_weights *w, char *memory)
     for (int i = 0; i < MXN_REFINER_UNITS; i++) {
         const int in = refiner_units[i].inputs, out = refiner_units[i].outputs;
         d->refiner_unit[i].depthwise = place(memory, &offset, w->refiner_unit[i].depthwise, 9, in, in);
-        d->refiner_unit[i].pointwise = place(memory, &offset, w->refiner_unit[i].pointwise, in, out, out);
+        d->refiner_unit[i].pointwise = place_pointwise(d, memory, &offset, w->refiner_unit[i].pointwise, in, out);
         d->refiner_unit[i].bias = place(memory, &offset, w->refiner_unit[i].bias, 1, out, out);
     }
     d->refiner_out_weight = place(memory, &offset, w->refiner_out.weight, MXN_REFINER_FLAT, ANSWERS, MXN_DENSE_BLOCK);
@@ -225,13 +242,13 @@ static mxn_status prepare(mxn_detector_workspace *w, int width, int height, int 
 /* ---- Network ----------------------------------------------------------------------------------------------------- */
 
 static void run_unit(const mxn_detector *d, int i, const map *src, const map *dst, float *row) {
-    d->backend->float32->unit[units[i].kind](&d->unit[i], src->pixel, src->pitch, dst->pixel, dst->pitch, dst->height,
+    d->backend->detector->unit[units[i].kind](&d->unit[i], src->pixel, src->pitch, dst->pixel, dst->pitch, dst->height,
                                              dst->width, row);
 }
 
 /* The grey picture in w->gray -> w->answers. */
 static void run(const mxn_detector *d, mxn_detector_workspace *w) {
-    const mxn_float32_kernels *k = d->backend->float32;
+    const mxn_detector_kernels *k = d->backend->detector;
     for (int y = 0; y < w->height; y++) {
         const uint8_t *gray = w->gray + (ptrdiff_t)y * w->width;
         float *row = w->image.pixel + y * w->image.pitch;
@@ -361,7 +378,7 @@ ptrdiff_t mxn_detector_cells(int width, int height) {
 mxn_status mxn_detector_answers(const mxn_detector *detector, mxn_detector_workspace *workspace, const uint8_t *gray,
                                 int width, int height, float *answers) {
     if (width < 1 || width > MXN_IMAGE_SIDE_MAX || height < 1 || height > MXN_IMAGE_SIDE_MAX) return MXN_ERROR_ARGUMENT;
-    const mxn_status status = prepare(workspace, width, height, detector->backend->float32->out_width);
+    const mxn_status status = prepare(workspace, width, height, detector->backend->detector->out_width);
     if (status != MXN_OK) return status;
     memcpy(workspace->gray, gray, (size_t)width * (size_t)height);
     run(detector, workspace);
@@ -392,7 +409,7 @@ static float *inside(float *map, int side, int channels) { return map + (side + 
 void mxn_refiner_answers(const mxn_detector *detector, mxn_detector_workspace *workspace, const uint8_t *pixels,
                          float *answers) {
     enum { SIZE = MXN_REFINER_SIZE, HALF = SIZE / 2, QUARTER = SIZE / 4, MAP = MXN_REFINER_MAP };
-    const mxn_float32_kernels *k = detector->backend->float32;
+    const mxn_detector_kernels *k = detector->backend->detector;
     const mxn_detector_unit *unit = detector->refiner_unit;
     refiner_maps *m = &workspace->refiner;
     float *image = inside(m->image, SIZE, 1), *stem = inside(m->stem, HALF, 16), *quarter = inside(m->quarter, QUARTER, 32);
@@ -404,8 +421,8 @@ void mxn_refiner_answers(const mxn_detector *detector, mxn_detector_workspace *w
     k->unit[MXN_UNIT_32_64_2](&unit[1], quarter, (QUARTER + 2) * 32, first, (MAP + 2) * 64, MAP, MAP, m->row);
     k->unit[MXN_UNIT_64_64_1](&unit[2], first, (MAP + 2) * 64, second, (MAP + 2) * 64, MAP, MAP, m->row);
     k->unit[MXN_UNIT_64_64_1](&unit[3], second, (MAP + 2) * 64, m->flat, MAP * 64, MAP, MAP, m->row);
-    k->dense(detector->refiner_out_weight, detector->refiner_out_bias, MXN_REFINER_FLAT, 1, false, m->flat, MXN_REFINER_FLAT,
-             m->answers, MXN_DENSE_BLOCK, 1);
+    detector->backend->float32->dense(detector->refiner_out_weight, detector->refiner_out_bias, MXN_REFINER_FLAT, 1, false, m->flat,
+                                      MXN_REFINER_FLAT, m->answers, MXN_DENSE_BLOCK, 1);
     memcpy(answers, m->answers, ANSWERS * sizeof *answers);
 }
 
@@ -459,7 +476,7 @@ mxn_status mxn_detect(const mxn_detector *detector, mxn_detector_workspace *work
     mxn_status status = mxn_detector_size(image, options->min_face, &width, &height);
     if (status != MXN_OK) return status;
     if (!(options->score_threshold >= 0 && options->score_threshold <= 1) || options->max_faces < 1) return MXN_ERROR_ARGUMENT;
-    status = prepare(workspace, width, height, detector->backend->float32->out_width);
+    status = prepare(workspace, width, height, detector->backend->detector->out_width);
     if (status == MXN_OK) status = scale(detector->backend, workspace, image);
     if (status != MXN_OK) return status;
     run(detector, workspace);

@@ -5,7 +5,8 @@
 #include "backend.h"
 
 static const mxn_backend backends[] = {
-#define MXN_BACKEND(name, float32_isa, int8_isa) {#name, &mxn_float32_##float32_isa, &mxn_int8_##int8_isa},
+#define MXN_BACKEND(name, float32_isa, int8_isa, detector_isa) \
+    {#name, &mxn_float32_##float32_isa, &mxn_int8_##int8_isa, &mxn_detector_##detector_isa},
 #include "backends.def"
 #undef MXN_BACKEND
 };
@@ -14,7 +15,7 @@ enum { BACKENDS = sizeof backends / sizeof *backends };
 const mxn_backend *mxn_backend_available(int i) {
     const uint32_t features = mxn_cpu_features();
     for (int b = 0; b < BACKENDS && i >= 0; b++) {
-        const uint32_t required = backends[b].float32->features | backends[b].int8->features;
+        const uint32_t required = backends[b].float32->features | backends[b].int8->features | backends[b].detector->features;
         if ((required & ~features) == 0 && i-- == 0) return &backends[b];
     }
     return NULL;

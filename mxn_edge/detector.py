@@ -84,8 +84,8 @@ class Detector:
         ValueError: an argument is out of its range, or the instruction set is not available.
     """
 
-    #: FER+ faces fill their pictures; this detector's mean side is 1 / 1.15 of the picture's.
-    _SCALE = 1.15
+    #: FER+ faces fill their pictures; this detector's mean side is 1 / 1.12 of that (median of 1,434 training faces).
+    _SCALE = 1.12
 
     def __init__(
         self,

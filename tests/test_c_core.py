@@ -122,7 +122,7 @@ def for_bochs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("bochs"), "gcc", flags, "-static", "-no-pie")
 
 
-@pytest.mark.parametrize("isa", ["avx512", "avx512vnni", "avxvnni"])
+@pytest.mark.parametrize("isa", ["avx512", "avx512vnni", "avx512bf16", "avxvnni"])
 def test_avx512_under_emulation(request: pytest.FixtureRequest, isa: str) -> None:
     if isa in available_isas():
         pytest.skip("this CPU runs it natively")
@@ -142,7 +142,7 @@ def test_exported_symbols(release: Path, source: Path) -> None:
     """A file compiled for a CPU extension offers its tables and nothing else that others might call."""
     symbols = exported_symbols(release, source)
     if source.parent.name == "isa":
-        assert set(symbols) <= {f"mxn_float32_{source.stem}", f"mxn_int8_{source.stem}"}
+        assert set(symbols) <= {f"mxn_{table}_{source.stem}" for table in ("float32", "int8", "detector")}
     else:
         assert symbols
         assert all(symbol.startswith("mxn_") for symbol in symbols)
@@ -152,6 +152,7 @@ def test_exported_symbols(release: Path, source: Path) -> None:
     ("isa", "wanted", "foreign"),
     [
         ("avx512vnni", r"vpdpbusd .*%zmm", r"vpmaddubsw"),
+        ("avx512bf16", r"vdpbf16ps .*%zmm", r"vpdpbusd"),
         ("avxvnni", r"\{vex\} vpdpbusd .*%ymm", r"%zmm|vpmaddubsw"),
         ("avx2", r"vpmaddwd .*%ymm", r"%zmm|vpdpbusd|vpmaddubsw"),
         ("sse2", r"pmaddwd .*%xmm", r"%[yz]mm|\bv[a-z]+ |pmaddubsw|pmulld|pshufb"),

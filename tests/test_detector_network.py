@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mxn_edge import _core, available_isas
-from mxn_edge.weights import detector_shapes
+from mxn_edge.detector import DEFAULT_DETECTOR
+from mxn_edge.weights import detector_shapes, read_detector_weights
 from tests.detector_reference import answers, cell_boxes, refiner_answers, scale_gray, suppress
 
 SIZES = [(1, 1), (2, 3), (17, 31), (45, 60), (7, 100)]
@@ -30,6 +31,11 @@ def tensors() -> dict[str, np.ndarray]:
     return made
 
 
+def allowed_error(isa: str) -> float:
+    """Of answers, as a share of the largest: bfloat16 has 8 significant bits."""
+    return 5e-2 if isa == "avx512bf16" else 2e-5
+
+
 @pytest.mark.parametrize("isa", available_isas())
 @pytest.mark.parametrize("size", SIZES)
 def test_network(tensors: dict[str, np.ndarray], isa: str, size: tuple[int, int]) -> None:
@@ -39,7 +45,7 @@ def test_network(tensors: dict[str, np.ndarray], isa: str, size: tuple[int, int]
     expected = answers(tensors, gray)
     found = network.answers(gray)
     assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= 2e-5 * np.abs(expected).max()
+    assert np.abs(found - expected).max() <= allowed_error(isa) * np.abs(expected).max()
 
 
 def test_network_in_torch(tensors: dict[str, np.ndarray]) -> None:
@@ -59,7 +65,7 @@ def test_network_in_torch(tensors: dict[str, np.ndarray]) -> None:
     with torch.no_grad():
         expected = trained.eval()(as_input(gray[None]))[0].numpy()
     network = _core.DetectorNetwork(tensors_of(trained) | refiner_tensors(refiner))
-    assert np.abs(network.answers(gray) - expected).max() <= 2e-5 * np.abs(expected).max()
+    assert np.abs(network.answers(gray) - expected).max() <= allowed_error(network.isa) * np.abs(expected).max()
     pixels = np.random.default_rng(3).integers(0, 256, (48, 48), np.uint8)
     standardised = pixels.copy()
     _core.standardise(standardised)
@@ -102,15 +108,15 @@ def test_second_look(tensors: dict[str, np.ndarray], isa: str) -> None:
     for _ in range(3):
         pixels = rng.integers(0, 256, (48, 48), np.uint8)
         expected = refiner_answers(tensors, pixels)
-        assert np.abs(network.refiner_answers(pixels) - expected).max() <= 2e-5 * np.abs(expected).max()
+        assert np.abs(network.refiner_answers(pixels) - expected).max() <= allowed_error(isa) * np.abs(expected).max()
     with pytest.raises(ValueError, match="48 × 48"):
         network.refiner_answers(np.zeros((47, 48), np.uint8))
 
 
-@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize("isa", [isa for isa in available_isas() if allowed_error(isa) < 1e-4])
 @pytest.mark.parametrize("shape", [(100, 140), (61, 33), (200, 320)])
 def test_boxes(tensors: dict[str, np.ndarray], isa: str, shape: tuple[int, int]) -> None:
-    """From a frame to boxes, step by step in NumPy."""
+    """From a frame to boxes, step by step in NumPy. Rounded answers would choose other cells; see the next test."""
     frame = np.random.default_rng(3).integers(0, 256, shape, np.uint8)
     min_face, threshold = 0.2, 0.6
     found = _core.DetectorNetwork(tensors, isa).detect(frame, "gray", min_face, threshold, 500)
@@ -118,7 +124,7 @@ def test_boxes(tensors: dict[str, np.ndarray], isa: str, shape: tuple[int, int])
     height, width = (int(np.floor(side * scale + 0.5)) for side in shape)
     reduced = scale_gray(frame, [1.0], width, height)
     boxes, scores = cell_boxes(answers(tensors, reduced), height, width)
-    chosen = np.flatnonzero(scores >= 0.2)
+    chosen = np.flatnonzero(scores >= 0.15)
     chosen = chosen[np.argsort(-scores[chosen], kind="stable")][:512]
     boxes, scores = boxes[chosen], scores[chosen]
     kept = suppress(boxes)[:16]
@@ -135,6 +141,17 @@ def test_boxes(tensors: dict[str, np.ndarray], isa: str, shape: tuple[int, int])
     # A square's float32 corner may round a pixel of the crop the other way.
     assert np.abs(np.array(found) - expected)[:, :4].max() < 0.3
     assert np.abs(np.array(found) - expected)[:, 4].max() < 3e-3
+
+
+@pytest.mark.parametrize("isa", available_isas())
+def test_trained_weights_find_the_same_boxes(portrait: np.ndarray, isa: str) -> None:
+    trained = read_detector_weights(DEFAULT_DETECTOR).tensors
+    for frame in (portrait, portrait[:, ::-1], portrait[::2, ::2]):
+        (found,), (expected,) = (
+            _core.DetectorNetwork(trained, name).detect(frame, "bgr", 0.1, 0.5, 10) for name in (isa, "scalar")
+        )
+        assert np.abs(np.subtract(found[:4], expected[:4])).max() <= 0.03 * expected[2]
+        assert abs(found[4] - expected[4]) <= 0.02
 
 
 @pytest.mark.parametrize("isa", available_isas())

@@ -341,7 +341,6 @@ _sources: Sources | None = None
 def _start(sources: Sources) -> None:
     global _sources
     _sources = sources
-    cv2.setNumThreads(1)
 
 
 def _chunk(job: tuple[tuple[int, ...], list[HardPlace]]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -360,7 +359,11 @@ class Studio:
     """
 
     def __init__(self, sources: Sources, workers: int) -> None:
+        # Nor may they wait for threads of OpenCV, which are not forked with it.
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)
         self._pool = Pool(workers, _start, (sources,))
+        cv2.setNumThreads(threads)
 
     def __enter__(self) -> Self:
         return self

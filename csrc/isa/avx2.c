@@ -16,6 +16,7 @@ MXN_TARGET_BEGIN("avx2,fma")
 MXN_TARGET_END
 
 MXN_FLOAT32_TABLE(avx2, MXN_CPU_AVX2 | MXN_CPU_FMA);
+MXN_DETECTOR_TABLE(avx2, MXN_CPU_AVX2 | MXN_CPU_FMA);
 MXN_INT8_TABLE(avx2, MXN_CPU_AVX2 | MXN_CPU_FMA, false);
 #else
 typedef int mxn_avx2_is_for_another_architecture;

@@ -12,6 +12,7 @@ MXN_TARGET_BEGIN("avx512f,avx2,fma")
 MXN_TARGET_END
 
 MXN_FLOAT32_TABLE(avx512, MXN_CPU_AVX512F | MXN_CPU_AVX2 | MXN_CPU_FMA);
+MXN_DETECTOR_TABLE(avx512, MXN_CPU_AVX512F | MXN_CPU_AVX2 | MXN_CPU_FMA);
 #else
 typedef int mxn_avx512_is_for_another_architecture;
 #endif

@@ -22,6 +22,7 @@ MXN_TARGET_BEGIN("fpu=neon-vfpv4")
 MXN_TARGET_END
 
 MXN_FLOAT32_TABLE(neon, MXN_CPU_NEON);
+MXN_DETECTOR_TABLE(neon, MXN_CPU_NEON);
 MXN_INT8_TABLE(neon, MXN_CPU_NEON, false);
 #else
 typedef int mxn_neon_is_for_another_architecture;

@@ -10,4 +10,5 @@
 #include "../kernels/int8.inc.h"
 
 MXN_FLOAT32_TABLE(scalar, 0);
+MXN_DETECTOR_TABLE(scalar, 0);
 MXN_INT8_TABLE(scalar, 0, false);

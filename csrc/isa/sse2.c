@@ -16,6 +16,7 @@ MXN_TARGET_BEGIN("sse2")
 MXN_TARGET_END
 
 MXN_FLOAT32_TABLE(sse2, 0);
+MXN_DETECTOR_TABLE(sse2, 0);
 MXN_INT8_TABLE(sse2, 0, false);
 #else
 typedef int mxn_sse2_is_for_another_architecture;

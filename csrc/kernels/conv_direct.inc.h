@@ -1,89 +1,13 @@
-/* Direct convolution fused with bias, ReLU and the 2×2 max-pool behind it. Over simd/ and shapes.h.
+/* Direct convolution fused with bias, ReLU and the 2×2 max-pool behind it. Over conv_tile.inc.h and shapes.h.
  *
  * Outer-product form: output channels fill the lanes, the input value is a broadcast, so that a stride is only an address.
  * One tap is `run` consecutive floats of a kernel row: kx for conv1 (one input channel), kx-ic for conv2.
  *
  *     src:    y-x-ic, padded      weight: ky-kx-ic-oc      dst: y-x-oc
  *
- * vf_tap_barrier() stops GCC from hoisting the broadcasts of later taps to the front, which spills accumulators. With SSE2,
- * whose broadcast is a load and a shuffle, hoisting helps this kernel.
- *
  * max commutes with +bias and ReLU, so a window is pooled first and both are applied once. Where a tile is one output row
  * high, the first row of a window leaves its maximum in dst and the second row finishes it: dst is the only map there is.
  */
-
-typedef struct conv_layer {
-    int kernel_rows, run;          /* taps: kernel_rows × run */
-    int src_pitch;                 /* floats from one source row to the next */
-    int x_step, y_step;            /* floats from one output pixel's source to the next one's */
-    int size;                      /* output rows and columns before pooling */
-    int channels;
-    int dst_pitch;                 /* floats from one output row (after pooling) to the next */
-    bool pool;
-    bool linear;                   /* no ReLU */
-    int rows, columns, vectors;    /* accumulators of a tile: rows × columns × vectors of channels */
-    int unroll;                    /* taps per turn of the inner loop */
-} conv_layer;
-
-enum {
-    CONV_ROWS_MAX = 2,
-    CONV_COLUMNS_MAX = 21,
-    CONV_VECTORS_MAX = 4,
-    CONV_TAP_BARRIER = VF_LANES != 4 || VF_REGISTERS >= 32,
-};
-
-/* `combine`: dst already holds the maximum of the window's first row; `finish`: this tile completes the window. Every
- * argument but the pointers is a constant where this is inlined, and all loops but the taps unroll away. */
-MXN_INLINE void conv_tile(const conv_layer layer, const float *src, const float *weight, const float *bias, float *dst,
-                          const int rows, const int columns, const bool combine, const bool finish) {
-    vf sum[CONV_ROWS_MAX][CONV_COLUMNS_MAX][CONV_VECTORS_MAX];
-#pragma GCC unroll 2
-    for (int r = 0; r < rows; r++)
-#pragma GCC unroll 21
-        for (int x = 0; x < columns; x++)
-#pragma GCC unroll 4
-            for (int v = 0; v < layer.vectors; v++) sum[r][x][v] = vf_zero();
-
-    for (int ky = 0; ky < layer.kernel_rows; ky++) {
-        for (int k = 0; k < layer.run; k += layer.unroll) {
-#pragma GCC unroll 8
-            for (int u = 0; u < layer.unroll; u++) {
-                if (CONV_TAP_BARRIER) vf_tap_barrier();
-                vf w[CONV_VECTORS_MAX];
-#pragma GCC unroll 4
-                for (int v = 0; v < layer.vectors; v++) w[v] = vf_load(weight + (k + u) * layer.channels + v * VF_LANES);
-#pragma GCC unroll 2
-                for (int r = 0; r < rows; r++)
-#pragma GCC unroll 21
-                    for (int x = 0; x < columns; x++) {
-                        const vf value = vf_broadcast(src + r * layer.y_step + x * layer.x_step + k + u);
-#pragma GCC unroll 4
-                        for (int v = 0; v < layer.vectors; v++) sum[r][x][v] = vf_multiply_add(w[v], value, sum[r][x][v]);
-                    }
-            }
-        }
-        src += layer.src_pitch;
-        weight += layer.run * layer.channels;
-    }
-
-    const int step = layer.pool ? 2 : 1;
-#pragma GCC unroll 21
-    for (int x = 0; x < columns; x += step)
-#pragma GCC unroll 4
-        for (int v = 0; v < layer.vectors; v++) {
-            float *out = dst + (x / step) * layer.channels + v * VF_LANES;
-            vf best = sum[0][x][v];
-            if (layer.pool) {
-                if (x + 1 < columns) best = vf_max(best, sum[0][x + 1][v]);
-                if (rows == 2) best = vf_max(best, sum[1][x][v]);
-                if (rows == 2 && x + 1 < columns) best = vf_max(best, sum[1][x + 1][v]);
-                if (combine) best = vf_max(best, vf_load(out));
-            }
-            if (finish) best = vf_add(best, vf_load(bias + v * VF_LANES));
-            if (finish && !layer.linear) best = vf_max(best, vf_zero());
-            vf_store(out, best);
-        }
-}
 
 MXN_INLINE void conv_rows(const conv_layer layer, const float *src, const float *weight, const float *bias, float *dst,
                           const int rows, const bool combine, const bool finish) {

@@ -1,6 +1,7 @@
-/* All float32 kernels of an instruction set, and those of crops and of the detector; include between MXN_TARGET_BEGIN and MXN_TARGET_END, after
- * its simd/ wrapper. */
+/* All float32 kernels of an instruction set, and those of crops and of the detector; include between MXN_TARGET_BEGIN and
+ * MXN_TARGET_END, after its simd/ wrapper. */
 #include "load.inc.h"
+#include "conv_tile.inc.h"
 #include "conv_direct.inc.h"
 #include "conv1_toom_cook.inc.h"
 #include "conv2_toom_cook.inc.h"
@@ -18,10 +19,5 @@
         .conv1_prefers_toom_cook = CONV1_PREFERS_TOOM_COOK,                                         \
         .conv2_prefers_toom_cook = CONV2_PREFERS_TOOM_COOK, .dense = dense, .dense_s8 = DENSE_PREFERS_S8 ? dense_s8 : NULL, \
         .gray_row = gray_row, .accumulate_row = accumulate_row, .resample_block = resample_block,   \
-        .average_rows = average_rows, .stem = detector_stem,                                        \
-        .unit = {[MXN_UNIT_16_32_2] = unit_16_32_2, [MXN_UNIT_32_32_1] = unit_32_32_1,              \
-                 [MXN_UNIT_32_64_2] = unit_32_64_2, [MXN_UNIT_64_64_1] = unit_64_64_1,              \
-                 [MXN_UNIT_64_64_2] = unit_64_64_2},                                                \
-        .lateral = detector_lateral, .add_enlarged = detector_add_enlarged,                         \
-        .out_width = DETECTOR_OUT, .out = {detector_out_32, detector_out_64},                       \
+        .average_rows = average_rows,                                                               \
     }
