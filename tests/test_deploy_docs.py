@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+import mxn_edge
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = (ROOT / "docs" / "deploy.md").read_text()
@@ -35,6 +38,13 @@ def run(folder: Path, program: str, stdin: bytes = b"") -> str:
 
 def luma(frame: np.ndarray) -> np.ndarray:
     return (frame @ np.array([0.114, 0.587, 0.299])).round().astype(np.uint8)
+
+
+def test_recipes_name_this_licence_and_version() -> None:
+    digest = hashlib.md5((ROOT / "LICENSE").read_bytes(), usedforsecurity=False).hexdigest()
+    assert f"md5={digest}" in DOCUMENT
+    assert f"PYTHON_MXN_EDGE_VERSION = {mxn_edge.__version__}\n" in DOCUMENT
+    assert f"python3-mxn-edge_{mxn_edge.__version__}.bb" in DOCUMENT
 
 
 def test_every_python_block_is_run() -> None:
