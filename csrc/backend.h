@@ -23,9 +23,10 @@ enum { MXN_SCALE_ROWS = 5 };
 
 /* Depthwise 3×3 convolution, then a pointwise one with bias and ReLU. */
 typedef struct mxn_detector_unit {
-    float *depthwise; /* ky-kx-c */
-    float *pointwise; /* ic-oc; for kernels with `pairs`: ic/2-oc, two bfloat16 each */
+    float *depthwise; /* ky-kx-c; for kernels with `pairs` so scaled that sums, rounded, are the 16-bit inputs of the next */
+    void *pointwise;  /* floats, ic-oc; for kernels with `pairs` int16_t, ic/2-oc-2 */
     float *bias;
+    float *scale; /* for kernels with `pairs`: of the sums of products */
 } mxn_detector_unit;
 
 /* Input channels, output channels, stride. */
@@ -73,7 +74,7 @@ typedef struct mxn_float32_kernels {
 /* The face detector. */
 typedef struct mxn_detector_kernels {
     uint32_t features;
-    bool pairs; /* units multiply bfloat16 and add up float32 */
+    bool pairs; /* units multiply 16-bit integers */
     void (*stem)(const float *src, ptrdiff_t src_pitch, const float *weight, const float *bias, float *dst,
                  ptrdiff_t dst_pitch, int height, int width);
     mxn_unit_kernel unit[MXN_UNIT_KINDS];
@@ -129,7 +130,6 @@ enum {
     MXN_CPU_AVXVNNI = 1 << 4,
     MXN_CPU_NEON = 1 << 5,
     MXN_CPU_DOTPROD = 1 << 6,
-    MXN_CPU_AVX512BF16 = 1 << 7,
 };
 
 /* Features that the CPU has AND the operating system saves on a context switch. */

@@ -13,7 +13,7 @@ static uint64_t enabled_states(void) {
 
 uint32_t mxn_cpu_features(void) {
     enum { YMM_STATE = 0x06, ZMM_STATE = 0xE6 };
-    enum { AVXVNNI = 1 << 4, AVX512BF16 = 1 << 5 }; /* of leaf 7, subleaf 1; headers differ in their names */
+    enum { AVXVNNI = 1 << 4 }; /* of leaf 7, subleaf 1; headers differ in its name */
     uint32_t eax, ebx, ecx, edx, features = 0;
     if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE)) return 0;
     const uint64_t states = enabled_states();
@@ -28,7 +28,6 @@ uint32_t mxn_cpu_features(void) {
     const uint32_t subleaves = eax;
     if (subleaves < 1 || !__get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx)) return features;
     if (eax & AVXVNNI) features |= MXN_CPU_AVXVNNI;
-    if ((features & MXN_CPU_AVX512F) && (eax & AVX512BF16)) features |= MXN_CPU_AVX512BF16;
     return features;
 }
 

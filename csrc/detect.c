@@ -76,21 +76,40 @@ static float *place(char *memory, size_t *offset, const float *from, int rows, i
     return to;
 }
 
-/* To the nearest, halves to even; weights are finite. */
-static uint32_t bfloat16(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+/* A depthwise sum of 1, rounded to 16 bits: sums up to 8 fit. */
+static const float PAIRS_ONE = 4096.0f;
+
+/* Weights of one output as 16-bit integers, in-2 elements apart; returns what makes of their sum of products a float.
+ * No sum of products of such weights and any 16-bit inputs overflows. */
+static float round_weights(const float *from, int in, int out, int16_t *to) {
+    double sum = 0, largest = 0;
+    for (int i = 0; i < in; i++) {
+        const double size = fabs((double)from[(ptrdiff_t)i * out]);
+        sum += size;
+        largest = size > largest ? size : largest;
+    }
+    /* Rounding adds half to each weight. */
+    double scale = (INT32_MAX / -(double)INT16_MIN - 0.5 * in) / sum;
+    if (!(scale * largest <= INT16_MAX)) scale = largest > 0 ? INT16_MAX / largest : 1;
+    for (int i = 0; i < in; i++) to[i / 2 * (ptrdiff_t)out * 2 + i % 2] = (int16_t)lrint(from[(ptrdiff_t)i * out] * scale);
+    return (float)(1 / (scale * PAIRS_ONE));
 }
 
-/* A pointwise layer's weights: ic-oc, or pairs of them, ic/2-oc-2. */
-static float *place_pointwise(const mxn_detector *d, char *memory, size_t *offset, const float *from, int in, int out) {
-    if (!d->backend->detector->pairs) return place(memory, offset, from, in, out, out);
-    uint32_t *to = memory ? (uint32_t *)(void *)(memory + *offset) : NULL;
-    *offset += aligned((size_t)in / 2 * (size_t)out * sizeof *to);
-    for (int i = 0; to && i < in / 2; i++, from += 2 * out)
-        for (int o = 0; o < out; o++) *to++ = bfloat16(from[o]) | bfloat16(from[out + o]) << 16;
-    return memory ? (float *)(void *)(to - in / 2 * out) : NULL;
+/* One unit in the form that the backend's kernels want. */
+static mxn_detector_unit place_unit(const mxn_detector *d, char *memory, size_t *offset, const mxn_unit_weights *w,
+                                    int in, int out) {
+    mxn_detector_unit u = {.depthwise = place(memory, offset, w->depthwise, 9, in, in)};
+    if (d->backend->detector->pairs) {
+        int16_t *pairs = memory ? (int16_t *)(void *)(memory + *offset) : NULL;
+        *offset += aligned((size_t)in * (size_t)out * sizeof *pairs);
+        u.pointwise = pairs;
+        u.scale = place(memory, offset, w->bias, 1, out, out);
+        for (int i = 0; memory && i < 9 * in; i++) u.depthwise[i] *= PAIRS_ONE;
+        for (int o = 0; memory && o < out; o++) u.scale[o] = round_weights(w->pointwise + o, in, out, pairs + 2 * (ptrdiff_t)o);
+    } else
+        u.pointwise = place(memory, offset, w->pointwise, in, out, out);
+    u.bias = place(memory, offset, w->bias, 1, out, out);
+    return u;
 }
 
 static size_t pack(mxn_detector *d, const mxn_detector_weights *w, char *memory) {
@@ -98,12 +117,8 @@ static size_t pack(mxn_detector *d, const mxn_detector_weights *w, char *memory)
     const int out_width = d->backend->detector->out_width;
     d->stem_weight = place(memory, &offset, w->stem_weight, 9, MXN_DETECTOR_STEM, MXN_DETECTOR_STEM);
     d->stem_bias = place(memory, &offset, w->stem_bias, 1, MXN_DETECTOR_STEM, MXN_DETECTOR_STEM);
-    for (int i = 0; i < MXN_DETECTOR_UNITS; i++) {
-        const int in = units[i].inputs, out = units[i].outputs;
-        d->unit[i].depthwise = place(memory, &offset, w->unit[i].depthwise, 9, in, in);
-        d->unit[i].pointwise = place_pointwise(d, memory, &offset, w->unit[i].pointwise, in, out);
-        d->unit[i].bias = place(memory, &offset, w->unit[i].bias, 1, out, out);
-    }
+    for (int i = 0; i < MXN_DETECTOR_UNITS; i++)
+        d->unit[i] = place_unit(d, memory, &offset, &w->unit[i], units[i].inputs, units[i].outputs);
     d->lateral_weight = place(memory, &offset, w->lateral_weight, channels_of[1], channels_of[0], channels_of[0]);
     d->lateral_bias = place(memory, &offset, w->lateral_bias, 1, channels_of[0], channels_of[0]);
     for (int l = 0; l < LEVELS; l++) {
@@ -112,12 +127,9 @@ static size_t pack(mxn_detector *d, const mxn_detector_weights *w, char *memory)
     }
     d->refiner_stem_weight = place(memory, &offset, w->refiner_stem_weight, 9, MXN_DETECTOR_STEM, MXN_DETECTOR_STEM);
     d->refiner_stem_bias = place(memory, &offset, w->refiner_stem_bias, 1, MXN_DETECTOR_STEM, MXN_DETECTOR_STEM);
-    for (int i = 0; i < MXN_REFINER_UNITS; i++) {
-        const int in = refiner_units[i].inputs, out = refiner_units[i].outputs;
-        d->refiner_unit[i].depthwise = place(memory, &offset, w->refiner_unit[i].depthwise, 9, in, in);
-        d->refiner_unit[i].pointwise = place_pointwise(d, memory, &offset, w->refiner_unit[i].pointwise, in, out);
-        d->refiner_unit[i].bias = place(memory, &offset, w->refiner_unit[i].bias, 1, out, out);
-    }
+    for (int i = 0; i < MXN_REFINER_UNITS; i++)
+        d->refiner_unit[i] =
+            place_unit(d, memory, &offset, &w->refiner_unit[i], refiner_units[i].inputs, refiner_units[i].outputs);
     d->refiner_out_weight = place(memory, &offset, w->refiner_out.weight, MXN_REFINER_FLAT, ANSWERS, MXN_DENSE_BLOCK);
     d->refiner_out_bias = place(memory, &offset, w->refiner_out.bias, 1, ANSWERS, MXN_DENSE_BLOCK);
     return offset;

@@ -245,7 +245,8 @@ void mxn_standardise(uint8_t *pixels, int count);
 /* ---- Face detection -------------------------------------------------------------------------------------------- */
 
 /* Weights of the detector, C-contiguous float32. Channels of the units: 16-32, 32-32, 32-32; 32-64, 64-64, 64-64; 64-64,
- * 64-64, 64-64; heads 32-32, 64-64, 64-64. The first unit of each three halves height and width. */
+ * 64-64, 64-64; heads 32-32, 64-64, 64-64. The first unit of each three halves height and width. Depthwise sums should lie
+ * within -8 to 8: backends that multiply 16-bit integers round them to 1/4096, and clamp them there. */
 typedef struct mxn_unit_weights {
     const float *depthwise; /* ky-kx-c: 3, 3, in */
     const float *pointwise; /* ic-oc: in, out */

@@ -332,7 +332,10 @@ _DETECTOR_CHANNELS = {"stem": 16, "a": 32, "b": 64, "c": 64}
 
 
 def detector_shapes() -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of the detector. Convolutions are kh-kw-oc or kh-kw-c, pointwise ones ic-oc."""
+    """Name and shape of every tensor of the detector. Convolutions are kh-kw-oc or kh-kw-c, pointwise ones ic-oc.
+
+    Depthwise sums should lie within -8 to 8: some instruction sets round them to 1/4096, and clamp them there.
+    """
     stem, *maps = _DETECTOR_CHANNELS.values()
     shapes: dict[str, tuple[int, ...]] = {"stem.weight": (3, 3, stem), "stem.bias": (stem,)}
 

@@ -21,8 +21,16 @@ def _enlarge(x: np.ndarray, like: np.ndarray) -> np.ndarray:
     return x.repeat(2, 0).repeat(2, 1)[: like.shape[0], : like.shape[1]]
 
 
-def _unit(t: Mapping[str, np.ndarray], name: str, x: np.ndarray, stride: int = 1) -> np.ndarray:
-    pointwise = _depthwise(x, t[f"{name}.depthwise"], stride) @ t[f"{name}.pointwise"]
+def _unit(t: Mapping[str, np.ndarray], name: str, x: np.ndarray, stride: int, rounded: bool) -> np.ndarray:
+    sums, weight = _depthwise(x, t[f"{name}.depthwise"], stride), t[f"{name}.pointwise"]
+    if rounded:
+        # Sums as 16-bit integers, 4096 to 1; weights as large as no sum of products overflows with.
+        sums = np.clip(np.rint(4096 * sums), -32768, 32767)
+        largest, total = abs(weight).max(0), abs(weight).sum(0)
+        scale = np.minimum(((2**31 - 1) / 2**15 - 0.5 * len(weight)) / total, 32767 / largest)
+        pointwise = sums @ np.rint(weight * scale) / (scale * 4096)
+    else:
+        pointwise = sums @ weight
     return np.asarray(np.maximum(pointwise + t[f"{name}.bias"], 0))
 
 
@@ -32,29 +40,29 @@ def _stem(t: Mapping[str, np.ndarray], name: str, gray: np.ndarray) -> np.ndarra
     return np.asarray(np.maximum(_depthwise(x.repeat(16, 2), t[f"{name}.weight"], 2) + t[f"{name}.bias"], 0))
 
 
-def refiner_answers(tensors: Mapping[str, np.ndarray], pixels: np.ndarray) -> np.ndarray:
-    """What the second look says of 48 × 48 standardised pixels: five numbers."""
+def refiner_answers(tensors: Mapping[str, np.ndarray], pixels: np.ndarray, rounded: bool) -> np.ndarray:
+    """What the second look says of 48 × 48 standardised pixels: five numbers. `rounded`: with units in 16 bits."""
     t = {name: tensor.astype(float) for name, tensor in tensors.items()}
     x = _stem(t, "refine.stem", pixels)
     for i, stride in enumerate((2, 2, 1, 1)):
-        x = _unit(t, f"refine{i}", x, stride)
+        x = _unit(t, f"refine{i}", x, stride, rounded)
     return np.asarray(x.reshape(-1) @ t["refine.out.weight"] + t["refine.out.bias"])
 
 
-def answers(tensors: Mapping[str, np.ndarray], gray: np.ndarray) -> np.ndarray:
-    """What the network says of each cell, cells × 5."""
+def answers(tensors: Mapping[str, np.ndarray], gray: np.ndarray, rounded: bool) -> np.ndarray:
+    """What the network says of each cell, cells × 5. `rounded`: with units in 16 bits."""
     t = {name: tensor.astype(float) for name, tensor in tensors.items()}
     x = _stem(t, "stem", gray)
     maps = []
     for level in "abc":
         for i in range(3):
-            x = _unit(t, f"{level}{i}", x, 2 if i == 0 else 1)
+            x = _unit(t, f"{level}{i}", x, 2 if i == 0 else 1, rounded)
         maps.append(x)
     a, b, c = maps
     b = b + _enlarge(c, b)
     a = a + _enlarge(b @ t["lateral.weight"] + t["lateral.bias"], a)
     said = [
-        _unit(t, f"head{stride}", x) @ t[f"out{stride}.weight"] + t[f"out{stride}.bias"]
+        _unit(t, f"head{stride}", x, 1, rounded) @ t[f"out{stride}.weight"] + t[f"out{stride}.bias"]
         for stride, x in zip(STRIDES, (a, b, c), strict=True)
     ]
     return np.concatenate([one.reshape(-1, 5) for one in said])

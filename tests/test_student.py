@@ -19,9 +19,9 @@ from mxn_edge import Student, WeightFileError, _core, active_isa, available_isas
 from mxn_edge.weights import ARCHITECTURES, Weights, write_weights
 from tests.reference import integer_reference, reference_logits
 
-ALL_ISAS = ("scalar", "sse2", "avx2", "avxvnni", "avx512", "avx512vnni", "avx512bf16", "neon", "neondot")
+ALL_ISAS = ("scalar", "sse2", "avx2", "avxvnni", "avx512", "avx512vnni", "neon", "neondot")
 #: Those that have the float32 kernels of another one.
-SHARED_FLOAT32 = {"avxvnni": "avx2", "avx512vnni": "avx512", "avx512bf16": "avx512", "neondot": "neon"}
+SHARED_FLOAT32 = {"avxvnni": "avx2", "avx512vnni": "avx512", "neondot": "neon"}
 ALGORITHMS = ("direct", "toom-cook")
 MakeWeights = Callable[..., Weights]
 
@@ -336,7 +336,7 @@ def test_int8_and_float32_take_turns_in_threads(quantised_weights: MakeWeights) 
 
 
 def test_precision_by_default(isa: str, quantised_weights: MakeWeights, random_weights: MakeWeights) -> None:
-    faster = isa in ("avx512bf16", "avx512vnni", "avxvnni", "neondot")
+    faster = isa in ("avx512vnni", "avxvnni", "neondot")
     assert _core.prefers_int8(isa) == faster
     for precision in ({}, {"precision": "auto"}):
         assert Student(quantised_weights(), isa=isa, **precision).info.precision == ("int8" if faster else "float32")

@@ -6,7 +6,7 @@ pixels of the picture, where pixel n covers [n, n + 1).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -244,10 +244,89 @@ def tensors_of(network: DetectorNetwork) -> dict[str, NDArray[np.float32]]:
     return {name: np.ascontiguousarray(tensor.numpy().astype(np.float32)) for name, tensor in folded()}
 
 
-def write_detector(path: Path, network: DetectorNetwork, refiner: Refiner, metadata: dict[str, Any]) -> None:
-    """Write the weight file that `mxn_edge.Detector` reads."""
+@torch.no_grad()
+def load_tensors(network: DetectorNetwork, tensors: Mapping[str, NDArray[np.float32]]) -> None:
+    """The inverse of `tensors_of`: with normalisations that change nothing but add the bias."""
+
+    def unfold(weight: Tensor, norm: nn.BatchNorm2d, value: Tensor, bias: Tensor) -> None:
+        assert norm.running_var is not None
+        norm.reset_parameters()
+        norm.running_var.fill_(1 - norm.eps)
+        norm.bias.copy_(bias)
+        weight.copy_(value)
+
+    of = {name: torch.from_numpy(np.asarray(tensor)) for name, tensor in tensors.items()}
+    stem: Any = network.stem
+    unfold(stem[0].weight, stem[1], of["stem.weight"].permute(2, 0, 1)[:, None], of["stem.bias"])
+    units: Any = network.units
+    for name, unit in units.items():
+        unit.depthwise.weight.copy_(of[f"{name}.depthwise"].permute(2, 0, 1)[:, None])
+        pointwise = of[f"{name}.pointwise"].T[:, :, None, None]
+        unfold(unit.pointwise[0].weight, unit.pointwise[1], pointwise, of[f"{name}.bias"])
+    outs: Any = network.outs
+    for name, out in [("lateral", network.lateral), *((f"out{stride}", out) for stride, out in outs.items())]:
+        out.weight.copy_(of[f"{name}.weight"].T[:, :, None, None])
+        out.bias.copy_(of[f"{name}.bias"])
+
+
+#: Depthwise sums stay below this in the weight file's networks, half of what 16-bit kernels can hold.
+DEPTHWISE_PEAK = 4.0
+
+
+@torch.no_grad()
+def depthwise_peaks(network: nn.Module, inputs: Iterable[Tensor]) -> list[NDArray[np.float32]]:
+    """The largest size of each channel's depthwise sums over some inputs; a unit after the other."""
+    units = [module for module in network.modules() if isinstance(module, Unit)]
+    peaks = [torch.zeros(unit.depthwise.in_channels) for unit in units]
+
+    def keep(peak: Tensor) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(_module: nn.Module, _inputs: Any, sums: Tensor) -> None:
+            peak.copy_(torch.maximum(peak, sums.abs().amax((0, 2, 3))))
+
+        return hook
+
+    hooks = [unit.depthwise.register_forward_hook(keep(peak)) for unit, peak in zip(units, peaks, strict=True)]
+    for x in inputs:
+        network(x)
+    for hook in hooks:
+        hook.remove()
+    return [peak.numpy() for peak in peaks]
+
+
+def equalise(tensors: dict[str, NDArray[np.float32]], peaks: Iterable[NDArray[np.float32]]) -> None:
+    """Bring the depthwise sums of every channel to the same size, in place: `DEPTHWISE_PEAK` at most, above half of it.
+
+    By powers of two, which the next layer takes back: in float32 the network's answers keep their bits.
+    """
+    names = [name.removesuffix(".depthwise") for name in tensors if name.endswith(".depthwise")]
+    for name, peak in zip(names, peaks, strict=True):
+        scale = np.exp2(np.clip(np.floor(np.log2(DEPTHWISE_PEAK / np.maximum(peak, 1e-6))), -16, 16))
+        tensors[f"{name}.depthwise"] = (tensors[f"{name}.depthwise"] * scale).astype(np.float32)
+        tensors[f"{name}.pointwise"] = (tensors[f"{name}.pointwise"] / scale[:, None]).astype(np.float32)
+
+
+def write_detector(
+    path: Path,
+    network: DetectorNetwork,
+    refiner: Refiner,
+    pictures: Iterable[NDArray[np.uint8]],
+    crops: Tensor,
+    metadata: dict[str, Any],
+) -> None:
+    """Write the weight file that `mxn_edge.Detector` reads.
+
+    Args:
+        path: of the file.
+        network: the first stage.
+        refiner: the second look.
+        pictures: some that the first stage may see, H × W each, for `equalise`.
+        crops: some that the second look may see, n × 1 × 48 × 48.
+        metadata: besides the format.
+    """
     texts = {key: str(value) for key, value in metadata.items()}
     tensors = tensors_of(network) | refiner_tensors(refiner)
+    peaks = depthwise_peaks(network.eval(), (as_input(picture[None]) for picture in pictures))
+    equalise(tensors, peaks + depthwise_peaks(refiner.eval(), [crops]))
     path.write_bytes(save(tensors, {"format": FORMAT, "format_version": FORMAT_VERSION, **texts}))
 
 

@@ -1,7 +1,7 @@
 """Train the detector's second look at its candidates: python -m tools.train_refiner DATA CHECKPOINT OUT.
 
 Imports `tools.detector_photos`, `tools.detector_views`, `tools.detector_network` and `tools.train_detector`, whose
-CHECKPOINT holds the first stage. OUT is the weight file of both.
+CHECKPOINT holds the first stage; so does a weight file. OUT is the weight file of both.
 """
 
 from __future__ import annotations
@@ -10,21 +10,26 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 
+from mxn_edge.weights import read_detector_weights
 from tools.command_line import HelpFormatter, between
 from tools.detector_network import (
     REFINED_SIZE,
     REFINED_SQUARE,
     DetectorNetwork,
     Refiner,
+    load_tensors,
     write_detector,
 )
 from tools.detector_photos import Photo, label
@@ -66,9 +71,10 @@ class Crops:
     def _face(self) -> tuple[Picture, float, Offsets]:
         random = self._random
         photo, (x, y, width, height, _) = self._a_face()
-        guess_width, guess_height = width * np.exp(random.normal(0, 0.13)), height * np.exp(random.normal(0, 0.13))
-        cx = x + width / 2 + random.normal(0, 0.09) * width
-        cy = y + height / 2 + random.normal(0, 0.09) * height
+        spread = 1.0 if random.random() < 0.75 else 1.8  # most guesses are good
+        guess_width, guess_height = (side * np.exp(random.normal(0, 0.13 * spread)) for side in (width, height))
+        cx = x + width / 2 + random.normal(0, 0.09 * spread) * width
+        cy = y + height / 2 + random.normal(0, 0.09 * spread) * height
         side = REFINED_SQUARE * max(guess_width, guess_height)
         angle = random.normal(0, 8 if random.random() < 0.75 else 20)
         # Turned about the face's own centre, which stays where it is in the square.
@@ -164,35 +170,58 @@ class Crops:
         return picture
 
 
-def as_refined_input(pictures: Picture) -> torch.Tensor:
+def as_refined_input(pictures: Picture) -> Tensor:
     """Brings each picture to mean 128 and deviation 52, as csrc/standardise.c does, and then as the first stage's."""
     x = torch.from_numpy(pictures).float()
     mean, deviation = x.mean((1, 2), keepdim=True), x.std((1, 2), keepdim=True, correction=0)
     return (((x - mean) * (52 / deviation.clamp(min=10))).clamp(-128, 127) / 64)[:, None]
 
 
-def train(sources: Sources, *, steps: int, batch: int, seed: int) -> Refiner:
-    """Train on crops that are drawn as they are needed."""
+class Batches(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """Batch i of a training, drawn when it is asked for; which process draws it makes no difference."""
+
+    def __init__(self, sources: Sources, *, steps: int, batch: int, seed: int) -> None:
+        self._sources, self._steps, self._batch, self._seed = sources, steps, batch, seed
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
+        random = np.random.default_rng((self._seed, i))
+        pictures, wanted, offsets = Crops(self._sources, random).batch(self._batch)
+        x = as_refined_input(pictures)
+        if random.random() < 0.5:
+            x, offsets = x.flip(3), offsets * np.array([-1, 1, 1, 1], np.float32)
+        return x, torch.from_numpy(wanted), torch.from_numpy(offsets)
+
+
+def box_iou(said: Tensor, there: Tensor) -> Tensor:
+    """Intersection over union of boxes n × 4: x, y of the centre, logarithms of width and height."""
+    half, other_half = said[:, 2:].exp() / 2, there[:, 2:].exp() / 2
+    low = torch.maximum(said[:, :2] - half, there[:, :2] - other_half)
+    high = torch.minimum(said[:, :2] + half, there[:, :2] + other_half)
+    shared = (high - low).clamp(min=0).prod(1)
+    return shared / (4 * half.prod(1) + 4 * other_half.prod(1) - shared)
+
+
+def train(sources: Sources, *, steps: int, batch: int, seed: int, workers: int = 0) -> Refiner:
+    """Train on crops that are drawn as they are needed, by so many processes beside this one."""
     torch.manual_seed(seed)
-    crops = Crops(sources, np.random.default_rng(seed))
     refiner, average = Refiner(), Refiner()
     average.load_state_dict(refiner.state_dict())
     optimizer = torch.optim.AdamW(refiner.parameters(), weight_decay=0.01)
-    losses, start = np.zeros(3), time.perf_counter()
-    for step in range(steps):
+    losses, start = np.zeros(4), time.perf_counter()
+    batches = Batches(sources, steps=steps, batch=batch, seed=seed)
+    for step, (x, wanted, offsets) in enumerate(DataLoader(batches, batch_size=None, num_workers=workers)):
         for group in optimizer.param_groups:
             group["lr"] = 4e-3 * min(1, (step + 1) / 200) * (0.5 * (1 + math.cos(math.pi * step / steps)) + 0.002)
-        pictures, wanted, offsets = (torch.from_numpy(a) for a in crops.batch(batch))
-        mirrored = torch.rand(1).item() < 0.5
-        x = as_refined_input(pictures.numpy())
-        if mirrored:
-            x, offsets = x.flip(3), offsets * torch.tensor([-1.0, 1, 1, 1])
         said = refiner(x.contiguous(memory_format=torch.channels_last))
         face = wanted > 0
         score = F.binary_cross_entropy_with_logits(said[:, 0], wanted * 0.98 + 0.01)
         box = F.smooth_l1_loss(said[face, 1:], offsets[face], beta=0.05)
+        iou = box_iou(said[face, 1:], offsets[face]).mean()
         optimizer.zero_grad()
-        (score + 4 * box).backward()  # type: ignore[no-untyped-call]
+        (score + 4 * box + 1 - iou).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         with torch.no_grad():
             keep = min(0.998, (step + 1) / (step + 20))
@@ -202,17 +231,38 @@ def train(sources: Sources, *, steps: int, batch: int, seed: int) -> Refiner:
                 else:
                     mean.copy_(new)
         wrong = ((said[:, 0] > 0) != face).float().mean().item()
-        losses += [score.item(), box.item(), wrong]
+        losses += [score.item(), box.item(), iou.item(), wrong]
         if (step + 1) % 250 == 0:
-            score_loss, box_loss, error = losses / 250
+            score_loss, box_loss, mean_iou, error = losses / 250
             seconds = time.perf_counter() - start
             print(
-                f"step {step + 1}  score_loss {score_loss:.4f}  box_loss {box_loss:.4f}  "
+                f"step {step + 1}  score_loss {score_loss:.4f}  box_loss {box_loss:.4f}  iou {mean_iou:.4f}  "
                 f"wrong {error:.2%}  {seconds:.0f} s",
                 flush=True,
             )
             losses[:] = 0
     return average.eval()
+
+
+def read_first_stage(path: Path) -> tuple[DetectorNetwork, dict[str, Any]]:
+    """The first stage of a checkpoint or a weight file, and how it was trained."""
+    network = DetectorNetwork()
+    if path.suffix == ".safetensors":
+        weights = read_detector_weights(path)
+        load_tensors(network, weights.tensors)
+        training: dict[str, Any] = json.loads(weights.training)
+        return network.eval(), training
+    saved = torch.load(path, weights_only=True)
+    network.load_state_dict(saved["average"])
+    return network.eval(), {"first stage": saved["options"], "steps": saved["step"]}
+
+
+def reduced(sources: Sources) -> Iterator[Picture]:
+    """Pictures as the first stage sees them in use: a hundred of every kind, with a shorter side of 160 pixels."""
+    for photos in (sources.portraits, sources.groups, sources.backgrounds):
+        for photo in photos[:: max(1, len(photos) // 100)]:
+            scale = 160 / min(photo.image.shape)
+            yield np.asarray(cv2.resize(photo.image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -222,29 +272,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("data", type=Path, metavar="DATA", help="folder with portraits, backgrounds, ferplus.npz and detectors")
-    add("checkpoint", type=Path, metavar="CHECKPOINT", help="of tools.train_detector")
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="of tools.train_detector, or a weight file, .safetensors")
     add("out", type=Path, metavar="OUT", help="safetensors file to write, with both stages")
     add("--steps", type=between(1, 10**7), default=6000, help="batches")
     add("--batch", type=between(2, 4096), default=256, help="crops per step")
     add("--seed", type=int, default=1, help="seed of everything random")
     add("--threads", type=between(1, 1024), default=1, help="threads; another number rounds differently")
+    add("--workers", type=between(0, 1024), default=0, help="processes that draw crops beside this one")
     add("--labels", type=Path, required=True, help="JSON file with YuNet's boxes, as tools.train_detector keeps it")
     add("--score-threshold", type=float, default=0.5, help="least score, as tools.evaluate_detector chooses it")
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(1)
     sources = gather(args.data, label(args.data, args.labels, 1))
-    saved = torch.load(args.checkpoint, weights_only=True)
-    network = DetectorNetwork()
-    network.load_state_dict(saved["average"])
-    hard: list[HardPlace] = mine(network.eval(), sources.backgrounds)
+    network, first_stage = read_first_stage(args.checkpoint)
+    hard: list[HardPlace] = mine(network, sources.backgrounds)
     print(f"{len(hard)} places in backgrounds look like faces to the first stage", flush=True)
     sources = Sources(sources.portraits, sources.fer, sources.groups, sources.backgrounds, hard)
-    refiner = train(sources, steps=args.steps, batch=args.batch, seed=args.seed)
-    training = {"first stage": saved["options"], "steps": saved["step"], "refiner": {"steps": args.steps}}
-    write_detector(
-        args.out, network, refiner, {"training": json.dumps(training), "score_threshold": args.score_threshold}
-    )
+    refiner = train(sources, steps=args.steps, batch=args.batch, seed=args.seed, workers=args.workers)
+    training = first_stage | {"refiner": {"steps": args.steps, "batch": args.batch, "seed": args.seed}}
+    metadata = {"training": json.dumps(training), "score_threshold": args.score_threshold}
+    crops, _, _ = Batches(sources, steps=1, batch=1000, seed=args.seed)[0]
+    write_detector(args.out, network, refiner, reduced(sources), crops, metadata)
     return 0
 
 

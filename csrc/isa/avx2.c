@@ -13,6 +13,7 @@ MXN_TARGET_BEGIN("avx2,fma")
 #include "../simd/dot_avx2.h"
 
 #include "../kernels/int8.inc.h"
+#include "../kernels/detector.inc.h"
 MXN_TARGET_END
 
 MXN_FLOAT32_TABLE(avx2, MXN_CPU_AVX2 | MXN_CPU_FMA);

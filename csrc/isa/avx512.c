@@ -9,6 +9,7 @@ MXN_TARGET_BEGIN("avx512f,avx2,fma")
 #include "../simd/avx512.h"
 
 #include "../kernels/float32.inc.h"
+#include "../kernels/detector.inc.h"
 MXN_TARGET_END
 
 MXN_FLOAT32_TABLE(avx512, MXN_CPU_AVX512F | MXN_CPU_AVX2 | MXN_CPU_FMA);

@@ -19,6 +19,7 @@ MXN_TARGET_BEGIN("fpu=neon-vfpv4")
 #include "../simd/dot_neon.h"
 
 #include "../kernels/int8.inc.h"
+#include "../kernels/detector.inc.h"
 MXN_TARGET_END
 
 MXN_FLOAT32_TABLE(neon, MXN_CPU_NEON);

@@ -8,6 +8,7 @@
 #include "../simd/dot_scalar.h"
 
 #include "../kernels/int8.inc.h"
+#include "../kernels/detector.inc.h"
 
 MXN_FLOAT32_TABLE(scalar, 0);
 MXN_DETECTOR_TABLE(scalar, 0);

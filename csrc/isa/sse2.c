@@ -13,6 +13,7 @@ MXN_TARGET_BEGIN("sse2")
 #include "../simd/dot_sse2.h"
 
 #include "../kernels/int8.inc.h"
+#include "../kernels/detector.inc.h"
 MXN_TARGET_END
 
 MXN_FLOAT32_TABLE(sse2, 0);

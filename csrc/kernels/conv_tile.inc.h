@@ -12,7 +12,6 @@ typedef struct conv_layer {
     int dst_pitch;                 /* floats from one output row (after pooling) to the next */
     bool pool;
     bool linear;                   /* no ReLU */
-    bool pairs;                    /* inputs and weights are pairs of bfloat16, in the place of a float */
     int rows, columns, vectors;    /* accumulators of a tile: rows × columns × vectors of channels */
     int unroll;                    /* taps per turn of the inner loop */
 } conv_layer;
@@ -23,14 +22,6 @@ enum {
     CONV_VECTORS_MAX = 4,
     CONV_TAP_BARRIER = VF_LANES != 4 || VF_REGISTERS >= 32,
 };
-
-MXN_INLINE vf conv_multiply_add(const bool pairs, vf w, vf value, vf sum) {
-#ifdef VF_PAIRS
-    if (pairs) return vf_dot_pairs(w, value, sum);
-#endif
-    (void)pairs;
-    return vf_multiply_add(w, value, sum);
-}
 
 /* `combine`: dst already holds the maximum of the window's first row; `finish`: this tile completes the window. Every
  * argument but the pointers is a constant where this is inlined, and all loops but the taps unroll away. */
@@ -58,7 +49,7 @@ MXN_INLINE void conv_tile(const conv_layer layer, const float *src, const float 
                     for (int x = 0; x < columns; x++) {
                         const vf value = vf_broadcast(src + r * layer.y_step + x * layer.x_step + k + u);
 #pragma GCC unroll 4
-                        for (int v = 0; v < layer.vectors; v++) sum[r][x][v] = conv_multiply_add(layer.pairs, w[v], value, sum[r][x][v]);
+                        for (int v = 0; v < layer.vectors; v++) sum[r][x][v] = vf_multiply_add(w[v], value, sum[r][x][v]);
                     }
             }
         }

@@ -1,10 +1,11 @@
-/* The face detector's layers, row by row. Over conv_tile.inc.h.
+/* The face detector's layers, row by row. Over conv_tile.inc.h and, where there are sums of products of 16-bit integers
+ * (VI_PAIRS), a simd/dot_ wrapper; include where a table of detector kernels is made.
  *
  *     maps: y-x-c, with a border of one zero pixel; a pointer to a map points to its pixel (0, 0)
  *     depthwise weight: ky-kx-c      pointwise weight: ic-oc
  *
- * Where the CPU multiplies pairs of bfloat16 (VF_PAIRS), a unit rounds its depthwise sums and pointwise weights to those:
- * half as many instructions for nine tenths of the multiplications.
+ * With VI_PAIRS a unit rounds its depthwise sums and pointwise weights to 16 bits: half as many instructions for nine tenths
+ * of the multiplications, and the sums of products are exact. detect.c chooses the scales so that no sum overflows.
  *
  *     row of pairs: x-c/2-2          pointwise weight: ic/2-oc-2
  */
@@ -19,11 +20,11 @@ enum {
     STEM_VECTORS = VF_LANES >= 16 ? 1 : VF_LANES >= 8 ? 2 : 4,
     DETECTOR_OUT = VF_LANES >= 16 ? 16 : 8, /* the five answers of a cell, and zeros up to whole vectors */
     OUT_VECTORS = DETECTOR_OUT / VF_LANES < 4 ? DETECTOR_OUT / VF_LANES : 4,
-#ifdef VF_PAIRS
-    UNIT_PAIRS = 1,
-#else
-    UNIT_PAIRS = 0,
-#endif
+    /* Of pairs: without an instruction that adds to the sum, a product takes a register too. */
+    PAIRS_VECTORS_32 = VF_LANES >= 8 ? 2 : 4,
+    PAIRS_VECTORS_64 = VF_LANES >= 16 ? 4 : PAIRS_VECTORS_32,
+    PAIRS_COLUMNS_32 = VF_LANES >= 16 ? 12 : VF_LANES >= 8 ? 5 : 2,
+    PAIRS_COLUMNS_64 = VF_LANES >= 16 ? 6 : PAIRS_COLUMNS_32,
 };
 
 /* A row of any width: the last tile is moved back over pixels that are done, which get the same values again. */
@@ -54,25 +55,78 @@ static void detector_stem(const float *src, ptrdiff_t src_pitch, const float *we
         detector_row(layer, src + (2 * y - 1) * src_pitch - 1, weight, bias, dst + y * dst_pitch, width);
 }
 
-/* inputs: floats, or pairs. */
-MXN_INLINE conv_layer pointwise_layer(const int inputs, const int outputs, const bool linear, const bool pairs) {
+MXN_INLINE conv_layer pointwise_layer(const int inputs, const int outputs, const bool linear) {
     return (conv_layer){
-        .kernel_rows = 1, .run = inputs, .x_step = inputs, .channels = outputs, .linear = linear, .pairs = pairs, .unroll = 4,
+        .kernel_rows = 1, .run = inputs, .x_step = inputs, .channels = outputs, .linear = linear, .unroll = 4,
         .columns = outputs == 64 ? POINTWISE_COLUMNS_64 : POINTWISE_COLUMNS_32,
         .vectors = outputs == 64 ? POINTWISE_VECTORS_64 : outputs == 32 ? POINTWISE_VECTORS_32 : OUT_VECTORS,
     };
 }
 
-MXN_INLINE void store_depthwise(float *row, int element, vf sum) {
-#ifdef VF_PAIRS
-    vf_store_pairs(row + element / 2, sum);
-#else
-    vf_store(row + element, sum);
-#endif
+#ifdef VI_PAIRS
+typedef int16_t unit_element;
+#define store_element vf_store_s16
+
+/* `columns` pixels of a pointwise layer with `outputs` channels, `vectors` of them at a time; as conv_tile(). */
+MXN_INLINE void pairs_tile(const mxn_detector_unit *u, const int16_t *src, const int inputs, const int channel, float *dst,
+                           const int outputs, const int columns, const int vectors) {
+    vi sum[12][4];
+#pragma GCC unroll 12
+    for (int x = 0; x < columns; x++)
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) sum[x][v] = vi_zero();
+    const int16_t *weight = (const int16_t *)u->pointwise + 2 * channel;
+#pragma GCC unroll 2
+    for (int i = 0; i < inputs; i += 2, weight += 2 * outputs) {
+        vf_tap_barrier();
+        vi w[4];
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; v++) w[v] = vi_load_pairs(weight + 2 * v * VF_LANES);
+#pragma GCC unroll 12
+        for (int x = 0; x < columns; x++) {
+            const vi pair = vi_broadcast_pair(src + x * inputs + i);
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; v++) sum[x][v] = vi_dot_pairs(sum[x][v], pair, w[v]);
+        }
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; v++) {
+        const vf scale = vf_load(u->scale + channel + v * VF_LANES), bias = vf_load(u->bias + channel + v * VF_LANES);
+#pragma GCC unroll 12
+        for (int x = 0; x < columns; x++) {
+            const vf value = vf_multiply_add(vi_to_float(sum[x][v]), scale, bias);
+            vf_store(dst + x * outputs + channel + v * VF_LANES, vf_max(value, vf_zero()));
+        }
+    }
 }
 
+/* As detector_row(). */
+MXN_INLINE void unit_row(const mxn_detector_unit *u, const int16_t *src, float *dst, const int inputs, const int outputs,
+                         const int width) {
+    const int columns = outputs == 64 ? PAIRS_COLUMNS_64 : PAIRS_COLUMNS_32;
+    const int vectors = outputs == 64 ? PAIRS_VECTORS_64 : PAIRS_VECTORS_32;
+    for (int c = 0; c < outputs; c += vectors * VF_LANES) {
+        int x = 0;
+        if (width < columns)
+            for (; x < width; x++) pairs_tile(u, src + x * inputs, inputs, c, dst + x * outputs, outputs, 1, vectors);
+        for (; x < width; x += columns) {
+            if (x > width - columns) x = width - columns;
+            pairs_tile(u, src + x * inputs, inputs, c, dst + x * outputs, outputs, columns, vectors);
+        }
+    }
+}
+#else
+typedef float unit_element;
+#define store_element vf_store
+
+MXN_INLINE void unit_row(const mxn_detector_unit *u, const float *src, float *dst, const int inputs, const int outputs,
+                         const int width) {
+    detector_row(pointwise_layer(inputs, outputs, false), src, u->pointwise, u->bias, dst, width);
+}
+#endif
+
 /* One output row of a depthwise 3×3 convolution; dst: x-c, without a border. */
-MXN_INLINE void depthwise_row(const float *src, const ptrdiff_t pitch, const float *weight, float *dst, const int width,
+MXN_INLINE void depthwise_row(const float *src, const ptrdiff_t pitch, const float *weight, unit_element *dst, const int width,
                               const int channels, const int stride) {
     for (int c = 0; c < channels; c += VF_LANES) {
         vf w[9];
@@ -89,7 +143,7 @@ MXN_INLINE void depthwise_row(const float *src, const ptrdiff_t pitch, const flo
             sum = vf_multiply_add(w[6], vf_load(s + pitch), sum);
             sum = vf_multiply_add(w[7], vf_load(s + pitch + channels), sum);
             sum = vf_multiply_add(w[8], vf_load(s + pitch + 2 * channels), sum);
-            store_depthwise(dst, x * channels + c, sum);
+            store_element(dst + x * channels + c, sum);
         }
     }
 }
@@ -97,8 +151,9 @@ MXN_INLINE void depthwise_row(const float *src, const ptrdiff_t pitch, const flo
 MXN_INLINE void unit(const mxn_detector_unit *u, const float *src, ptrdiff_t src_pitch, float *dst, ptrdiff_t dst_pitch,
                      int height, int width, float *row, const int inputs, const int outputs, const int stride) {
     for (int y = 0; y < height; y++) {
-        depthwise_row(src + stride * y * src_pitch, src_pitch, u->depthwise, row, width, inputs, stride);
-        detector_row(pointwise_layer(UNIT_PAIRS ? inputs / 2 : inputs, outputs, false, UNIT_PAIRS), row, u->pointwise, u->bias, dst + y * dst_pitch, width);
+        unit_element *element = (unit_element *)row;
+        depthwise_row(src + stride * y * src_pitch, src_pitch, u->depthwise, element, width, inputs, stride);
+        unit_row(u, element, dst + y * dst_pitch, inputs, outputs, width);
     }
 }
 
@@ -120,7 +175,7 @@ static void detector_lateral(const float *src, ptrdiff_t src_pitch, const float 
                              ptrdiff_t dst_pitch, int height, int width, float *row) {
     for (int y = 0; y < height; y++) {
         if (y % 2 == 0)
-            detector_row(pointwise_layer(64, 32, true, false), src + y / 2 * src_pitch, weight, bias, row, (width + 1) / 2);
+            detector_row(pointwise_layer(64, 32, true), src + y / 2 * src_pitch, weight, bias, row, (width + 1) / 2);
         for (int x = 0; x < width; x++)
 #pragma GCC unroll 32
             for (int c = 0; c < 32; c += VF_LANES) {
@@ -145,20 +200,27 @@ static void detector_add_enlarged(const float *src, ptrdiff_t src_pitch, float *
 static void detector_out_32(const float *src, ptrdiff_t src_pitch, const float *weight, const float *bias, float *dst,
                             int height, int width) {
     for (int y = 0; y < height; y++)
-        detector_row(pointwise_layer(32, DETECTOR_OUT, true, false), src + y * src_pitch, weight, bias,
+        detector_row(pointwise_layer(32, DETECTOR_OUT, true), src + y * src_pitch, weight, bias,
                      dst + (ptrdiff_t)y * width * DETECTOR_OUT, width);
 }
 
 static void detector_out_64(const float *src, ptrdiff_t src_pitch, const float *weight, const float *bias, float *dst,
                             int height, int width) {
     for (int y = 0; y < height; y++)
-        detector_row(pointwise_layer(64, DETECTOR_OUT, true, false), src + y * src_pitch, weight, bias,
+        detector_row(pointwise_layer(64, DETECTOR_OUT, true), src + y * src_pitch, weight, bias,
                      dst + (ptrdiff_t)y * width * DETECTOR_OUT, width);
 }
 
+#undef store_element
+#ifdef VI_PAIRS
+#define DETECTOR_PAIRS true
+#else
+#define DETECTOR_PAIRS false
+#endif
+
 #define MXN_DETECTOR_TABLE(isa, required)                                                \
     const mxn_detector_kernels mxn_detector_##isa = {                                    \
-        .features = (required), .pairs = UNIT_PAIRS, .stem = detector_stem,              \
+        .features = (required), .pairs = DETECTOR_PAIRS, .stem = detector_stem,              \
         .unit = {[MXN_UNIT_16_32_2] = unit_16_32_2, [MXN_UNIT_32_32_1] = unit_32_32_1,   \
                  [MXN_UNIT_32_64_2] = unit_32_64_2, [MXN_UNIT_64_64_1] = unit_64_64_1,   \
                  [MXN_UNIT_64_64_2] = unit_64_64_2},                                     \

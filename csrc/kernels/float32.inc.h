@@ -1,4 +1,4 @@
-/* All float32 kernels of an instruction set, and those of crops and of the detector; include between MXN_TARGET_BEGIN and
+/* All float32 kernels of an instruction set, and those of crops; include between MXN_TARGET_BEGIN and
  * MXN_TARGET_END, after its simd/ wrapper. */
 #include "load.inc.h"
 #include "conv_tile.inc.h"
@@ -8,7 +8,6 @@
 #include "dense.inc.h"
 #include "resample.inc.h"
 #include "average_rows.inc.h"
-#include "detector.inc.h"
 
 #define MXN_FLOAT32_TABLE(isa, required)                                                            \
     const mxn_float32_kernels mxn_float32_##isa = {                                                 \

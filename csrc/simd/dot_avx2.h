@@ -18,3 +18,7 @@ MXN_INLINE vi vi_dot(vi sum, vi_bytes x, vi_weights w) {
     sum += (vi)_mm256_madd_epi16(x.even, w.even);
     return sum + (vi)_mm256_madd_epi16(x.odd, w.odd);
 }
+
+#include "pairs_avx2.h"
+
+MXN_INLINE vi vi_dot_pairs(vi sum, vi x, vi w) { return sum + (vi)_mm256_madd_epi16((__m256i)x, (__m256i)w); }

@@ -11,3 +11,17 @@ MXN_INLINE vi_weights vi_load_weights(const int8_t *p) { return (vi)_mm512_load_
 MXN_INLINE vi vi_dot(vi sum, vi_bytes x, vi_weights w) {
     return (vi)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)x, (__m512i)w);
 }
+
+/* Sums of two products of 16-bit integers; a pair is in the place of a 32-bit integer. */
+#define VI_PAIRS
+MXN_INLINE vi vi_load_pairs(const int16_t *p) { return (vi)_mm512_load_si512(p); }
+MXN_INLINE vi vi_broadcast_pair(const int16_t *p) {
+    int32_t pair;
+    memcpy(&pair, p, sizeof pair);
+    return (vi)_mm512_set1_epi32(pair);
+}
+MXN_INLINE vi vi_dot_pairs(vi sum, vi x, vi w) { return (vi)_mm512_dpwssd_epi32((__m512i)sum, (__m512i)x, (__m512i)w); }
+/* Rounds, halves to even, and clamps to 16 bits; p is aligned to half a vector. */
+MXN_INLINE void vf_store_s16(int16_t *p, vf a) {
+    _mm256_store_si256((__m256i *)p, _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(a)));
+}

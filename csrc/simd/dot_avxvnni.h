@@ -11,3 +11,7 @@ MXN_INLINE vi_weights vi_load_weights(const int8_t *p) { return (vi)_mm256_load_
 MXN_INLINE vi vi_dot(vi sum, vi_bytes x, vi_weights w) {
     return (vi)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)x, (__m256i)w);
 }
+
+#include "pairs_avx2.h"
+
+MXN_INLINE vi vi_dot_pairs(vi sum, vi x, vi w) { return (vi)_mm256_dpwssd_avx_epi32((__m256i)sum, (__m256i)x, (__m256i)w); }

@@ -18,3 +18,18 @@ MXN_INLINE vi vi_dot(vi sum, vi_bytes x, vi_weights w) {
     sum += (vi)_mm_madd_epi16(x.even, w.even);
     return sum + (vi)_mm_madd_epi16(x.odd, w.odd);
 }
+
+/* Sums of two products of 16-bit integers; a pair is in the place of a 32-bit integer. */
+#define VI_PAIRS
+MXN_INLINE vi vi_load_pairs(const int16_t *p) { return (vi)_mm_load_si128((const __m128i *)p); }
+MXN_INLINE vi vi_broadcast_pair(const int16_t *p) {
+    int32_t pair;
+    memcpy(&pair, p, sizeof pair);
+    return (vi)_mm_set1_epi32(pair);
+}
+MXN_INLINE vi vi_dot_pairs(vi sum, vi x, vi w) { return sum + (vi)_mm_madd_epi16((__m128i)x, (__m128i)w); }
+/* Rounds, halves to even, and clamps to 16 bits; p is aligned to half a vector. */
+MXN_INLINE void vf_store_s16(int16_t *p, vf a) {
+    const __m128i wide = _mm_cvtps_epi32(a);
+    _mm_storel_epi64((__m128i *)p, _mm_packs_epi32(wide, wide));
+}

@@ -418,6 +418,7 @@ static int check_scaling(const mxn_backend *backend, const mxn_backend *scalar) 
     return different;
 }
 
+/* Depthwise sums stay small enough for kernels that round them to 16 bits. */
 static mxn_detector_weights make_detector_weights(void) {
     static const int channels[MXN_DETECTOR_UNITS][2] = {{16, 32}, {32, 32}, {32, 32}, {32, 64}, {64, 64}, {64, 64},
                                                         {64, 64}, {64, 64}, {64, 64}, {32, 32}, {64, 64}, {64, 64}};
@@ -427,7 +428,7 @@ static mxn_detector_weights make_detector_weights(void) {
         const int *c = i < MXN_DETECTOR_UNITS ? channels[i] : refiner[i - MXN_DETECTOR_UNITS];
         const size_t in = (size_t)c[0], out = (size_t)c[1];
         *(i < MXN_DETECTOR_UNITS ? &w.unit[i] : &w.refiner_unit[i - MXN_DETECTOR_UNITS]) = (mxn_unit_weights){
-            random_weights(9 * in, 0.7), random_weights(in * out, sqrt(6.0 / c[0])), random_weights(out, 0.3)};
+            random_weights(9 * in, 0.7 / 8), random_weights(in * out, 8 * sqrt(6.0 / c[0])), random_weights(out, 0.3)};
     }
     w.lateral_weight = random_weights(64 * 32, 0.2), w.lateral_bias = random_weights(32, 0.3);
     for (int l = 0; l < MXN_DETECTOR_LEVELS; l++)
@@ -577,7 +578,7 @@ int main(int argc, char **argv) {
         printf("%-4s %-10s scaling, %d pixels differ from scalar\n", different ? "FAIL" : "ok", mxn_backend_name(backends[b]),
                different);
         const double error = check_detector(backends[b], scalar);
-        const double allowed = backends[b]->detector->pairs ? 0.02 : 1e-5; /* bfloat16 has 8 significant bits */
+        const double allowed = backends[b]->detector->pairs ? 1e-2 : 1e-5; /* rounded in every layer */
         failures += !(error < allowed);
         printf("%-4s %-10s detector, largest relative error %.2g\n", error < allowed ? "ok" : "FAIL",
                mxn_backend_name(backends[b]), error);
