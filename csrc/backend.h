@@ -21,6 +21,12 @@ enum { MXN_CROP_ROWS = 16 };
 /* Source rows that are averaged in one call. */
 enum { MXN_SCALE_ROWS = 5 };
 
+/* An output pixel: the sum of `start` and `count` products, from element `first` of a row, divided by 2^8. */
+typedef struct mxn_scale_column {
+    int32_t first, count;
+    uint16_t start;
+} mxn_scale_column;
+
 /* Depthwise 3×3 convolution, then a pointwise one with bias and ReLU. */
 typedef struct mxn_detector_unit {
     float *depthwise; /* ky-kx-c; for kernels with `pairs` so scaled that sums, rounded, are the 16-bit inputs of the next */
@@ -66,9 +72,15 @@ typedef struct mxn_float32_kernels {
     void (*resample_block)(const float *block, const int32_t *first, const int32_t *last, const float *weight, int taps,
                            int count, int rows, uint8_t *out);
 
-    /* Scaling of frames, see scale.c: sum[i] (+)= weight[r] * rows[r][i] over up to MXN_SCALE_ROWS rows. */
+    /* Scaling of frames, see scale.c: sum[i] (+)= weight[r] * rows[r][i] over up to MXN_SCALE_ROWS rows. The next call's rows
+     * probably lie `ahead` bytes behind these. */
     void (*average_rows)(const uint8_t *const rows[MXN_SCALE_ROWS], const uint16_t weight[MXN_SCALE_ROWS], int count,
-                         int elements, bool add, uint16_t *sum);
+                         int elements, ptrdiff_t ahead, bool add, uint16_t *sum);
+    int scale_lanes; /* rows of sums that are averaged together */
+    /* sum: scale_lanes rows, `pitch` elements apart, a whole number of eight; turned: room for elements-in-scale_lanes rows;
+     * weight: [width][taps], in units of 2^-16, each twice in 32 bits; out: rows of `width`, the first `rows` of them. */
+    void (*average_columns)(const uint16_t *sum, size_t pitch, int elements, const mxn_scale_column *column, int width,
+                            const uint32_t *weight, int taps, void *turned, int rows, uint8_t *out);
 } mxn_float32_kernels;
 
 /* The face detector. */
@@ -81,10 +93,10 @@ typedef struct mxn_detector_kernels {
     void (*lateral)(const float *src, ptrdiff_t src_pitch, const float *weight, const float *bias, float *dst,
                     ptrdiff_t dst_pitch, int height, int width, float *row);
     void (*add_enlarged)(const float *src, ptrdiff_t src_pitch, float *dst, ptrdiff_t dst_pitch, int height, int width);
-    int out_width; /* floats of a cell's answers: five, and zeros */
-    /* of 32 and of 64 channels; weight: ic-out_width */
-    void (*out[2])(const float *src, ptrdiff_t src_pitch, const float *weight, const float *bias, float *dst, int height,
-                   int width);
+    /* The first answer of every cell, of 32 and of 64 channels; all answers of one. weight: oc-ic */
+    void (*scores[2])(const float *src, ptrdiff_t src_pitch, const float *weight, const float *bias, float *dst, int height,
+                      int width);
+    void (*answers)(const float *src, int inputs, const float *weight, const float *bias, float *answers);
 } mxn_detector_kernels;
 
 /* A layer of an int8 model: from a sum of bytes times weights to sum * scale + bias. One number per output, and zeros up to

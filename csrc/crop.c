@@ -10,6 +10,8 @@
 
 #include "backend.h"
 
+enum { PREFETCHED_ROWS = 4, CACHE_LINE = 64 };
+
 /* One axis. Output i is the sum of weight[i][t] * source[begin + first[i] + t] over t < last[i] - first[i]; source is counted
  * in pixels of the image and may lie outside it. */
 typedef struct axis {
@@ -26,13 +28,19 @@ typedef struct axis {
 /* Half the width of the filter in source pixels: grows with the reduction, so that every pixel counts. */
 static double filter_support(const axis *a) { return a->extent > a->size ? a->extent / a->size : 1.0; }
 
-static double filter_center(const axis *a, int i) { return a->start + (i + 0.5) * a->extent / a->size; }
+static double filter_center(const axis *a, int i) { return a->start + (i + 0.5) * (a->extent / a->size); }
+
+/* floor() is a call where the CPU's baseline has no instruction for it. */
+static int32_t whole(double x) {
+    const int32_t n = (int32_t)x;
+    return n - (x < n);
+}
 
 static axis axis_of(double start, double extent, int size) {
     axis a = {.start = start, .extent = extent, .size = size};
     const double support = filter_support(&a);
-    a.begin = (int32_t)floor(filter_center(&a, 0) - support + 0.5);
-    a.end = (int32_t)floor(filter_center(&a, size - 1) + support + 0.5);
+    a.begin = whole(filter_center(&a, 0) - support + 0.5);
+    a.end = whole(filter_center(&a, size - 1) + support + 0.5);
     a.taps = (int)(2 * support) + 2;
     const double open = 2 * support * size / extent + 2;
     a.open = open < size ? (int)open : size;
@@ -40,14 +48,19 @@ static axis axis_of(double start, double extent, int size) {
 }
 
 static void fill_axis(axis *a) {
-    const double support = filter_support(a);
+    const double support = filter_support(a), slope = 1 / support;
     for (int i = 0; i < a->size; i++) {
         const double center = filter_center(a, i);
-        const int32_t begin = (int32_t)floor(center - support + 0.5), end = (int32_t)floor(center + support + 0.5);
+        const int32_t begin = whole(center - support + 0.5), end = whole(center + support + 0.5);
+        float *weight = a->weight + (size_t)i * a->taps;
         double sum = 0;
-        for (int32_t s = begin; s < end; s++) sum += 1.0 - fabs(s + 0.5 - center) / support;
-        for (int32_t s = begin; s < end; s++)
-            a->weight[(size_t)i * a->taps + (s - begin)] = (float)((1.0 - fabs(s + 0.5 - center) / support) / sum);
+        for (int32_t s = begin; s < end; s++) {
+            const double w = 1.0 - fabs(s + 0.5 - center) * slope;
+            weight[s - begin] = (float)w;
+            sum += w;
+        }
+        const float scale = (float)(1 / sum);
+        for (int t = 0; t < end - begin; t++) weight[t] *= scale;
         a->first[i] = begin - a->begin;
         a->last[i] = end - a->begin;
     }
@@ -138,6 +151,9 @@ static void convert_row(const mxn_backend *backend, const mxn_image *image, cons
     const int length = l->x.end - l->x.begin;
     const int before = clamp(begin - l->x.begin, 0, length - 1), count = end - begin;
     const uint8_t *start = pixels->data + y * image->row_stride + begin * image->column_stride;
+    /* The rows are far apart, and too short for the CPU to see where they lead. */
+    const uintptr_t ahead = (uintptr_t)start + (uintptr_t)(PREFETCHED_ROWS * image->row_stride);
+    for (ptrdiff_t i = 0; i < count * image->column_stride; i += CACHE_LINE) __builtin_prefetch((const void *)(ahead + (uintptr_t)i));
     backend->float32->gray_row(start, image->column_stride, pixels->offset, pixels->luma, count, l->gray + before);
     for (int i = 0; i < before; i++) l->gray[i] = l->gray[before];
     for (int i = before + count; i < length; i++) l->gray[i] = l->gray[before + count - 1];

@@ -57,22 +57,27 @@ struct mxn_detector {
     const mxn_backend *backend;
     float *stem_weight, *stem_bias, *lateral_weight, *lateral_bias;
     mxn_detector_unit unit[MXN_DETECTOR_UNITS];
-    float *out_weight[LEVELS], *out_bias[LEVELS]; /* ic-out_width */
+    float *out_weight[LEVELS], *out_bias[LEVELS]; /* oc-ic */
     float *refiner_stem_weight, *refiner_stem_bias;
     mxn_detector_unit refiner_unit[MXN_REFINER_UNITS];
-    float *refiner_out_weight, *refiner_out_bias; /* in-MXN_DENSE_BLOCK outputs */
+    float *refiner_out_weight, *refiner_out_bias; /* oc-ic */
 };
 
 static size_t aligned(size_t bytes) { return (bytes + MXN_ALIGNMENT - 1) / MXN_ALIGNMENT * MXN_ALIGNMENT; }
 
-/* `rows` rows of `columns` floats, each followed by zeros up to `pitch`; measures when memory is NULL. */
-static float *place(char *memory, size_t *offset, const float *from, int rows, int columns, int pitch) {
+/* A copy; measures when memory is NULL. */
+static float *place(char *memory, size_t *offset, const float *from, int count) {
     float *to = memory ? (float *)(void *)(memory + *offset) : NULL;
-    *offset += aligned((size_t)rows * (size_t)pitch * sizeof(float));
-    for (int r = 0; to && r < rows; r++) {
-        memcpy(to + (size_t)r * pitch, from + (size_t)r * columns, (size_t)columns * sizeof(float));
-        memset(to + (size_t)r * pitch + columns, 0, (size_t)(pitch - columns) * sizeof(float));
-    }
+    *offset += aligned((size_t)count * sizeof(float));
+    return to ? memcpy(to, from, (size_t)count * sizeof(float)) : NULL;
+}
+
+/* The weights of the answers, ic-oc -> oc-ic. */
+static float *place_answers(char *memory, size_t *offset, const float *from, int inputs) {
+    float *to = memory ? (float *)(void *)(memory + *offset) : NULL;
+    *offset += aligned((size_t)inputs * ANSWERS * sizeof(float));
+    for (int i = 0; to && i < inputs; i++)
+        for (int o = 0; o < ANSWERS; o++) to[o * inputs + i] = from[i * ANSWERS + o];
     return to;
 }
 
@@ -98,40 +103,39 @@ static float round_weights(const float *from, int in, int out, int16_t *to) {
 /* One unit in the form that the backend's kernels want. */
 static mxn_detector_unit place_unit(const mxn_detector *d, char *memory, size_t *offset, const mxn_unit_weights *w,
                                     int in, int out) {
-    mxn_detector_unit u = {.depthwise = place(memory, offset, w->depthwise, 9, in, in)};
+    mxn_detector_unit u = {.depthwise = place(memory, offset, w->depthwise, 9 * in)};
     if (d->backend->detector->pairs) {
         int16_t *pairs = memory ? (int16_t *)(void *)(memory + *offset) : NULL;
         *offset += aligned((size_t)in * (size_t)out * sizeof *pairs);
         u.pointwise = pairs;
-        u.scale = place(memory, offset, w->bias, 1, out, out);
+        u.scale = place(memory, offset, w->bias, out);
         for (int i = 0; memory && i < 9 * in; i++) u.depthwise[i] *= PAIRS_ONE;
         for (int o = 0; memory && o < out; o++) u.scale[o] = round_weights(w->pointwise + o, in, out, pairs + 2 * (ptrdiff_t)o);
     } else
-        u.pointwise = place(memory, offset, w->pointwise, in, out, out);
-    u.bias = place(memory, offset, w->bias, 1, out, out);
+        u.pointwise = place(memory, offset, w->pointwise, in * out);
+    u.bias = place(memory, offset, w->bias, out);
     return u;
 }
 
 static size_t pack(mxn_detector *d, const mxn_detector_weights *w, char *memory) {
     size_t offset = aligned(sizeof *d);
-    const int out_width = d->backend->detector->out_width;
-    d->stem_weight = place(memory, &offset, w->stem_weight, 9, MXN_DETECTOR_STEM, MXN_DETECTOR_STEM);
-    d->stem_bias = place(memory, &offset, w->stem_bias, 1, MXN_DETECTOR_STEM, MXN_DETECTOR_STEM);
+    d->stem_weight = place(memory, &offset, w->stem_weight, 9 * MXN_DETECTOR_STEM);
+    d->stem_bias = place(memory, &offset, w->stem_bias, MXN_DETECTOR_STEM);
     for (int i = 0; i < MXN_DETECTOR_UNITS; i++)
         d->unit[i] = place_unit(d, memory, &offset, &w->unit[i], units[i].inputs, units[i].outputs);
-    d->lateral_weight = place(memory, &offset, w->lateral_weight, channels_of[1], channels_of[0], channels_of[0]);
-    d->lateral_bias = place(memory, &offset, w->lateral_bias, 1, channels_of[0], channels_of[0]);
+    d->lateral_weight = place(memory, &offset, w->lateral_weight, channels_of[1] * channels_of[0]);
+    d->lateral_bias = place(memory, &offset, w->lateral_bias, channels_of[0]);
     for (int l = 0; l < LEVELS; l++) {
-        d->out_weight[l] = place(memory, &offset, w->out[l].weight, channels_of[l], ANSWERS, out_width);
-        d->out_bias[l] = place(memory, &offset, w->out[l].bias, 1, ANSWERS, out_width);
+        d->out_weight[l] = place_answers(memory, &offset, w->out[l].weight, channels_of[l]);
+        d->out_bias[l] = place(memory, &offset, w->out[l].bias, ANSWERS);
     }
-    d->refiner_stem_weight = place(memory, &offset, w->refiner_stem_weight, 9, MXN_DETECTOR_STEM, MXN_DETECTOR_STEM);
-    d->refiner_stem_bias = place(memory, &offset, w->refiner_stem_bias, 1, MXN_DETECTOR_STEM, MXN_DETECTOR_STEM);
+    d->refiner_stem_weight = place(memory, &offset, w->refiner_stem_weight, 9 * MXN_DETECTOR_STEM);
+    d->refiner_stem_bias = place(memory, &offset, w->refiner_stem_bias, MXN_DETECTOR_STEM);
     for (int i = 0; i < MXN_REFINER_UNITS; i++)
         d->refiner_unit[i] =
             place_unit(d, memory, &offset, &w->refiner_unit[i], refiner_units[i].inputs, refiner_units[i].outputs);
-    d->refiner_out_weight = place(memory, &offset, w->refiner_out.weight, MXN_REFINER_FLAT, ANSWERS, MXN_DENSE_BLOCK);
-    d->refiner_out_bias = place(memory, &offset, w->refiner_out.bias, 1, ANSWERS, MXN_DENSE_BLOCK);
+    d->refiner_out_weight = place_answers(memory, &offset, w->refiner_out.weight, MXN_REFINER_FLAT);
+    d->refiner_out_bias = place(memory, &offset, w->refiner_out.bias, ANSWERS);
     return offset;
 }
 
@@ -152,7 +156,10 @@ void mxn_detector_free(mxn_detector *detector) { free(detector); }
 
 /* ---- Workspace --------------------------------------------------------------------------------------------------- */
 
-/* height × width pixels with a border of one, which stays zero. */
+/* Rows of the first unit's map that are made at a time. */
+enum { STEM_ROWS = 4 };
+
+/* height × width pixels with a border of one, which is zero. */
 typedef struct map {
     float *pixel; /* (0, 0) */
     ptrdiff_t pitch;
@@ -175,7 +182,6 @@ typedef struct refiner_maps {
     alignas(MXN_ALIGNMENT) float second[MAP_FLOATS(MXN_REFINER_MAP, 64)];
     alignas(MXN_ALIGNMENT) float flat[MXN_REFINER_FLAT];
     alignas(MXN_ALIGNMENT) float row[MXN_REFINER_SIZE / 2 * 64];
-    alignas(MXN_ALIGNMENT) float answers[MXN_DENSE_BLOCK];
     uint8_t pixels[MXN_REFINER_PIXELS];
 } refiner_maps;
 
@@ -183,9 +189,10 @@ struct mxn_detector_workspace {
     refiner_maps refiner;
     void *memory; /* of all maps of the first look */
     size_t bytes;
-    int width, height, out_width; /* for which the maps are laid out; 0: for none */
-    map image, stem, first[LEVELS], second[LEVELS];
-    float *answers[LEVELS];
+    int width, height; /* for which the maps are laid out; 0: for none */
+    map image, stem; /* strips, whose borders are the rows beside them */
+    map first[LEVELS], second[LEVELS];
+    float *scores[LEVELS];
     float *row;
     void *scratch; /* of the scaler and the cropper */
     size_t scratch_bytes;
@@ -216,29 +223,29 @@ static map place_map(char *memory, size_t *offset, int height, int width, int ch
     return m;
 }
 
-static size_t lay_out(mxn_detector_workspace *w, int width, int height, int out_width, char *memory) {
+static size_t lay_out(mxn_detector_workspace *w, int width, int height, char *memory) {
     size_t offset = 0;
     int h = half(height), wide = half(width);
-    w->image = place_map(memory, &offset, height, width, 1);
-    w->stem = place_map(memory, &offset, h, wide, MXN_DETECTOR_STEM);
+    w->image = place_map(memory, &offset, 4 * STEM_ROWS - 1, width, 1);
+    w->stem = place_map(memory, &offset, 2 * STEM_ROWS - 1, wide, MXN_DETECTOR_STEM);
     w->row = memory ? (float *)(void *)(memory + offset) : NULL;
     offset += aligned((size_t)wide * MXN_DETECTOR_CHANNELS_MAX * sizeof(float));
     for (int l = 0; l < LEVELS; l++) {
         h = half(h), wide = half(wide);
         w->first[l] = place_map(memory, &offset, h, wide, channels_of[l]);
         w->second[l] = place_map(memory, &offset, h, wide, channels_of[l]);
-        w->answers[l] = memory ? (float *)(void *)(memory + offset) : NULL;
-        offset += aligned((size_t)h * (size_t)wide * (size_t)out_width * sizeof(float));
+        w->scores[l] = memory ? (float *)(void *)(memory + offset) : NULL;
+        offset += aligned((size_t)h * (size_t)wide * sizeof(float));
     }
     w->gray = memory ? (uint8_t *)memory + offset : NULL;
     offset += aligned((size_t)width * (size_t)height);
     return offset;
 }
 
-static mxn_status prepare(mxn_detector_workspace *w, int width, int height, int out_width) {
-    if (w->width == width && w->height == height && w->out_width == out_width) return MXN_OK;
+static mxn_status prepare(mxn_detector_workspace *w, int width, int height) {
+    if (w->width == width && w->height == height) return MXN_OK;
     w->width = 0;
-    const size_t bytes = lay_out(w, width, height, out_width, NULL);
+    const size_t bytes = lay_out(w, width, height, NULL);
     if (bytes > w->bytes) {
         free(w->memory);
         w->memory = aligned_alloc(MXN_ALIGNMENT, bytes);
@@ -246,8 +253,8 @@ static mxn_status prepare(mxn_detector_workspace *w, int width, int height, int 
         if (!w->memory) return MXN_ERROR_MEMORY;
     }
     memset(w->memory, 0, bytes);
-    lay_out(w, width, height, out_width, w->memory);
-    w->width = width, w->height = height, w->out_width = out_width;
+    lay_out(w, width, height, w->memory);
+    w->width = width, w->height = height;
     return MXN_OK;
 }
 
@@ -258,19 +265,46 @@ static void run_unit(const mxn_detector *d, int i, const map *src, const map *ds
                                              dst->width, row);
 }
 
-/* The grey picture in w->gray -> w->answers. */
+static float *row_of(const map *m, int y) { return m->pixel + y * m->pitch - m->pitch / (m->width + 2); }
+
+static void clear_row(const map *m, int y) { memset(row_of(m, y), 0, (size_t)m->pitch * sizeof(float)); }
+
+/* The last row of a strip becomes the one before the next strip's first. */
+static void carry_row(const map *m) { memcpy(row_of(m, -1), row_of(m, m->height), (size_t)m->pitch * sizeof(float)); }
+
+/* The grey picture in w->gray -> the first unit's map. In strips of STEM_ROWS of its rows: the maps before it are the largest,
+ * and whole ones would drive each other, and the frame, out of the cache. */
+static void run_stem(const mxn_detector *d, mxn_detector_workspace *w) {
+    const map *image = &w->image, *stem = &w->stem, *first = &w->first[0];
+    const int stem_height = half(w->height);
+    clear_row(image, -1);
+    clear_row(stem, -1);
+    for (int y = 0; y < first->height; y += STEM_ROWS) {
+        const int rows = first->height - y < STEM_ROWS ? first->height - y : STEM_ROWS;
+        for (int i = 0; i < 4 * rows; i++) {
+            const uint8_t *gray = w->gray + (ptrdiff_t)(4 * y + i) * w->width;
+            float *row = image->pixel + i * image->pitch;
+            if (4 * y + i >= w->height) clear_row(image, i);
+            else for (int x = 0; x < w->width; x++) row[x] = (float)(gray[x] - 128) * (1.0f / 64);
+        }
+        const int stem_rows = stem_height - 2 * y < 2 * rows ? stem_height - 2 * y : 2 * rows;
+        d->backend->detector->stem(image->pixel, image->pitch, d->stem_weight, d->stem_bias, stem->pixel, stem->pitch, stem_rows,
+                                   stem->width);
+        if (stem_rows < 2 * rows) clear_row(stem, stem_rows);
+        d->backend->detector->unit[units[0].kind](&d->unit[0], stem->pixel, stem->pitch, first->pixel + y * first->pitch,
+                                                 first->pitch, rows, first->width, w->row);
+        carry_row(image);
+        carry_row(stem);
+    }
+}
+
+/* The grey picture in w->gray -> w->scores. */
 static void run(const mxn_detector *d, mxn_detector_workspace *w) {
     const mxn_detector_kernels *k = d->backend->detector;
-    for (int y = 0; y < w->height; y++) {
-        const uint8_t *gray = w->gray + (ptrdiff_t)y * w->width;
-        float *row = w->image.pixel + y * w->image.pitch;
-        for (int x = 0; x < w->width; x++) row[x] = (float)(gray[x] - 128) * (1.0f / 64);
-    }
-    k->stem(w->image.pixel, w->image.pitch, d->stem_weight, d->stem_bias, w->stem.pixel, w->stem.pitch, w->stem.height,
-            w->stem.width);
-    const map *before = &w->stem;
+    run_stem(d, w);
+    const map *before = NULL;
     for (int l = 0; l < LEVELS; l++) {
-        run_unit(d, 3 * l, before, &w->first[l], w->row);
+        if (before) run_unit(d, 3 * l, before, &w->first[l], w->row);
         run_unit(d, 3 * l + 1, &w->first[l], &w->second[l], w->row);
         run_unit(d, 3 * l + 2, &w->second[l], &w->first[l], w->row);
         before = &w->first[l];
@@ -282,8 +316,8 @@ static void run(const mxn_detector *d, mxn_detector_workspace *w) {
     for (int l = 0; l < LEVELS; l++) {
         const map *head = &w->second[l];
         run_unit(d, HEADS + l, &w->first[l], head, w->row);
-        k->out[channels_of[l] == 64](head->pixel, head->pitch, d->out_weight[l], d->out_bias[l], w->answers[l], head->height,
-                                     head->width);
+        k->scores[channels_of[l] == 64](head->pixel, head->pitch, d->out_weight[l], d->out_bias[l], w->scores[l], head->height,
+                                        head->width);
     }
 }
 
@@ -321,20 +355,30 @@ static int keep(candidate *heap, int count, const candidate *c) {
 
 static float clamp_log(float x) { return x > LOG_SIDE ? LOG_SIDE : x > -LOG_SIDE ? x : -LOG_SIDE; }
 
+/* All answers of a cell. */
+static void ask(const mxn_detector *d, const mxn_detector_workspace *w, int level, int y, int x, float *answers) {
+    const map *head = &w->second[level];
+    const int channels = channels_of[level];
+    d->backend->detector->answers(head->pixel + y * head->pitch + x * channels, channels, d->out_weight[level],
+                                  d->out_bias[level], answers);
+}
+
 /* Cells above the threshold, the surest first; returns their number. */
-static int decode(mxn_detector_workspace *w, float threshold) {
+static int decode(const mxn_detector *d, mxn_detector_workspace *w, float threshold) {
     const float least = threshold <= 0 ? -INFINITY : threshold >= 1 ? INFINITY : logf(threshold / (1 - threshold));
     int count = 0;
     for (int l = 0; l < LEVELS; l++) {
-        const float *cell = w->answers[l], stride = (float)stride_of[l];
+        const float *score = w->scores[l], stride = (float)stride_of[l];
         for (int y = 0; y < w->first[l].height; y++)
-            for (int x = 0; x < w->first[l].width; x++, cell += w->out_width) {
-                if (!(cell[0] >= least)) continue;
+            for (int x = 0; x < w->first[l].width; x++, score++) {
+                if (!(*score >= least)) continue;
+                float cell[ANSWERS];
+                ask(d, w, l, y, x, cell);
                 const float cx = ((float)x + cell[1]) * stride + 0.5f, cy = ((float)y + cell[2]) * stride + 0.5f;
                 const float half_width = BOX_STRIDES / 2 * stride * expf(clamp_log(cell[3]));
                 const float half_height = BOX_STRIDES / 2 * stride * expf(clamp_log(cell[4]));
                 const candidate c = {cx - half_width, cy - half_height, cx + half_width, cy + half_height,
-                                     1 / (1 + expf(-cell[0]))};
+                                     1 / (1 + expf(-*score))};
                 count = keep(w->candidate, count, &c);
             }
     }
@@ -390,14 +434,17 @@ ptrdiff_t mxn_detector_cells(int width, int height) {
 mxn_status mxn_detector_answers(const mxn_detector *detector, mxn_detector_workspace *workspace, const uint8_t *gray,
                                 int width, int height, float *answers) {
     if (width < 1 || width > MXN_IMAGE_SIDE_MAX || height < 1 || height > MXN_IMAGE_SIDE_MAX) return MXN_ERROR_ARGUMENT;
-    const mxn_status status = prepare(workspace, width, height, detector->backend->detector->out_width);
+    const mxn_status status = prepare(workspace, width, height);
     if (status != MXN_OK) return status;
     memcpy(workspace->gray, gray, (size_t)width * (size_t)height);
     run(detector, workspace);
     for (int l = 0; l < LEVELS; l++) {
-        const ptrdiff_t cells = (ptrdiff_t)workspace->first[l].height * workspace->first[l].width;
-        for (ptrdiff_t i = 0; i < cells; i++, answers += ANSWERS)
-            memcpy(answers, workspace->answers[l] + i * workspace->out_width, ANSWERS * sizeof(float));
+        const float *score = workspace->scores[l];
+        for (int y = 0; y < workspace->first[l].height; y++)
+            for (int x = 0; x < workspace->first[l].width; x++, answers += ANSWERS) {
+                ask(detector, workspace, l, y, x, answers);
+                answers[0] = *score++; /* rounded as decode() sees it */
+            }
     }
     return MXN_OK;
 }
@@ -433,9 +480,7 @@ void mxn_refiner_answers(const mxn_detector *detector, mxn_detector_workspace *w
     k->unit[MXN_UNIT_32_64_2](&unit[1], quarter, (QUARTER + 2) * 32, first, (MAP + 2) * 64, MAP, MAP, m->row);
     k->unit[MXN_UNIT_64_64_1](&unit[2], first, (MAP + 2) * 64, second, (MAP + 2) * 64, MAP, MAP, m->row);
     k->unit[MXN_UNIT_64_64_1](&unit[3], second, (MAP + 2) * 64, m->flat, MAP * 64, MAP, MAP, m->row);
-    detector->backend->float32->dense(detector->refiner_out_weight, detector->refiner_out_bias, MXN_REFINER_FLAT, 1, false, m->flat,
-                                      MXN_REFINER_FLAT, m->answers, MXN_DENSE_BLOCK, 1);
-    memcpy(answers, m->answers, ANSWERS * sizeof *answers);
+    k->answers(m->flat, MXN_REFINER_FLAT, detector->refiner_out_weight, detector->refiner_out_bias, answers);
 }
 
 static void sort(candidate *c, int count) {
@@ -488,11 +533,11 @@ mxn_status mxn_detect(const mxn_detector *detector, mxn_detector_workspace *work
     mxn_status status = mxn_detector_size(image, options->min_face, &width, &height);
     if (status != MXN_OK) return status;
     if (!(options->score_threshold >= 0 && options->score_threshold <= 1) || options->max_faces < 1) return MXN_ERROR_ARGUMENT;
-    status = prepare(workspace, width, height, detector->backend->detector->out_width);
+    status = prepare(workspace, width, height);
     if (status == MXN_OK) status = scale(detector->backend, workspace, image);
     if (status != MXN_OK) return status;
     run(detector, workspace);
-    int left = suppress(workspace->candidate, decode(workspace, LEAST_CANDIDATE));
+    int left = suppress(workspace->candidate, decode(detector, workspace, LEAST_CANDIDATE));
     left = left < LOOKS ? left : LOOKS;
     const float to_x = (float)image->width / (float)width, to_y = (float)image->height / (float)height;
     for (int i = 0; i < left; i++) {
@@ -515,4 +560,14 @@ mxn_status mxn_detect(const mxn_detector *detector, mxn_detector_workspace *work
     }
     *count = n;
     return MXN_OK;
+}
+
+mxn_box mxn_face_square(const mxn_detection *face, double scale) {
+    enum { STEPS = 32 }; /* to a side, or up to twice as many */
+    const double side = scale * sqrt((double)face->width * face->height);
+    int exponent;
+    frexp(side / STEPS, &exponent);
+    const double step = ldexp(1, exponent - 1), on_grid = step * rint(side / step);
+    const double x = face->x + (face->width - side) / 2, y = face->y + (face->height - side) / 2;
+    return (mxn_box){step * rint(x / step), step * rint(y / step), on_grid, on_grid};
 }

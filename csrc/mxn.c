@@ -3,6 +3,7 @@
  */
 #include "mxn.h"
 
+#include <math.h>
 #include <stdalign.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -152,4 +153,13 @@ mxn_status mxn_team_logits_u8(mxn_team *team, const mxn_model *model, mxn_worksp
 mxn_status mxn_team_logits_f32(mxn_team *team, const mxn_model *model, mxn_workspace *workspace, const float *faces,
                                ptrdiff_t count, float *logits) {
     return run_in_team(team, model, workspace, faces, true, count, logits);
+}
+
+void mxn_softmax(const float *logits, int classes, ptrdiff_t faces, float *probabilities) {
+    for (; faces > 0; faces--, logits += classes, probabilities += classes) {
+        float largest = logits[0], sum = 0;
+        for (int i = 1; i < classes; i++) largest = logits[i] > largest ? logits[i] : largest;
+        for (int i = 0; i < classes; i++) sum += probabilities[i] = expf(logits[i] - largest);
+        for (int i = 0; i < classes; i++) probabilities[i] /= sum;
+    }
 }

@@ -242,6 +242,9 @@ mxn_status mxn_scale_gray(const mxn_backend *backend, const mxn_image *image, in
  * to do when `count` is not positive. */
 void mxn_standardise(uint8_t *pixels, int count);
 
+/* Probabilities of `faces` rows of `classes` logits each, for logits of any size; both arrays may be the same. */
+void mxn_softmax(const float *logits, int classes, ptrdiff_t faces, float *probabilities);
+
 /* ---- Face detection -------------------------------------------------------------------------------------------- */
 
 /* Weights of the detector, C-contiguous float32. Channels of the units: 16-32, 32-32, 32-32; 32-64, 64-64, 64-64; 64-64,
@@ -303,6 +306,13 @@ void mxn_detector_workspace_free(mxn_detector_workspace *workspace); /* NULL is 
  * of range, MXN_ERROR_MEMORY when a workspace cannot grow: it is usable again afterwards. */
 mxn_status mxn_detect(const mxn_detector *detector, mxn_detector_workspace *workspace, const mxn_image *image,
                       const mxn_detect_options *options, mxn_detection *found, int *count);
+
+/* The square to cut out for a student: `scale` times the mean side of the face's box, about its centre. It lies on a grid of a
+ * thirty-second of its side or finer, so that boxes that differ in the last digits, as between CPUs, mean the same crop; the
+ * grid moves it by a sixty-fourth at most. MXN_FACE_SCALE belongs to the package's detector: FER+ faces fill their pictures, and its boxes
+ * have 1 / 1.12 of their side (median of 1,434 training faces). */
+#define MXN_FACE_SCALE 1.12
+mxn_box mxn_face_square(const mxn_detection *face, double scale);
 
 /* The same in steps, for tests and benchmarks. mxn_detector_size gives the size to which an image is reduced;
  * mxn_detector_answers runs the network on a grey picture and writes, for every cell of the maps with stride 4, 8 and 16,

@@ -162,6 +162,7 @@ cdef extern from "mxn.h" nogil:
         size_t scratch_bytes
     )
     void mxn_standardise(uint8_t *pixels, int count)
+    void mxn_softmax(const float *logits, int classes, Py_ssize_t faces, float *probabilities)
 
     enum:
         MXN_DETECTOR_UNITS
@@ -215,6 +216,8 @@ cdef extern from "mxn.h" nogil:
     void mxn_detector_free(mxn_detector *detector)
     mxn_detector_workspace *mxn_detector_workspace_new()
     void mxn_detector_workspace_free(mxn_detector_workspace *workspace)
+    const double MXN_FACE_SCALE
+    mxn_box mxn_face_square(const mxn_detection *face, double scale)
     mxn_status mxn_detect(
         const mxn_detector *detector, mxn_detector_workspace *workspace, const mxn_image *image,
         const mxn_detect_options *options, mxn_detection *found, int *count
@@ -666,6 +669,27 @@ def standardise(face):
         PyBuffer_Release(&view)
 
 
+def softmax(logits, out):
+    """Along the last axis. Both C-contiguous float32 of the same shape, which has no 0 at its end; out is written."""
+    cdef Py_buffer source, target
+    PyObject_GetBuffer(logits, &source, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
+    try:
+        PyObject_GetBuffer(out, &target, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
+        try:
+            if source.format[0] != b"f" or target.format[0] != b"f" or source.len != target.len:
+                raise TypeError("logits and out must be float32 of the same size")
+            if source.ndim == 0 or source.shape[source.ndim - 1] == 0:
+                raise ValueError("logits must have at least one class")
+            mxn_softmax(
+                <const float *>source.buf, <int>source.shape[source.ndim - 1],
+                source.len // 4 // source.shape[source.ndim - 1], <float *>target.buf
+            )
+        finally:
+            PyBuffer_Release(&target)
+    finally:
+        PyBuffer_Release(&source)
+
+
 cdef class _DetectorTensors:
     """Buffers of the detector's tensors, held while C reads them."""
 
@@ -750,13 +774,17 @@ cdef class DetectorNetwork:
         mxn_detector_workspace_free(<mxn_detector_workspace *>mxn_pool_give(&self.workspaces, workspace))
 
     def detect(self, frame, str color, double min_face, float score_threshold, int max_faces):
-        """A list of (x, y, width, height, score), the surest first. frame: as for Cropper.crop; max_faces: 1 or more."""
+        """A list of (x, y, width, height, score, x, y and side of the square), the surest first.
+
+        frame: as for Cropper.crop; max_faces: 1 or more.
+        """
         cdef Py_buffer source
         cdef mxn_image image
         cdef mxn_detect_options options = mxn_detect_options(min_face, score_threshold, max_faces)
         cdef mxn_detection[512] found # no more than that are ever returned
         cdef mxn_status status
         cdef mxn_detector_workspace *workspace
+        cdef mxn_box square
         cdef int i
         cdef int count = 0
         options.max_faces = min(max_faces, 512)
@@ -776,7 +804,11 @@ cdef class DetectorNetwork:
             raise MemoryError
         if status != MXN_OK:
             raise ValueError(f"min_face {min_face}, score_threshold {score_threshold} or max_faces {max_faces} is out of range")
-        return [(found[i].x, found[i].y, found[i].width, found[i].height, found[i].score) for i in range(count)]
+        boxes = []
+        for i in range(count):
+            square = mxn_face_square(&found[i], MXN_FACE_SCALE)
+            boxes.append((found[i].x, found[i].y, found[i].width, found[i].height, found[i].score, square.x, square.y, square.width))
+        return boxes
 
     def answers(self, gray):
         """What the network says of every cell: float32, cells × 5. gray: C-contiguous uint8, height × width."""
@@ -827,6 +859,13 @@ cdef class DetectorNetwork:
         finally:
             PyBuffer_Release(&source)
         return [said[i] for i in range(5)]
+
+
+def face_square(double x, double y, double width, double height, double scale):
+    """x, y and side of the square for a face's box; scale: of its side, in units of the box's mean side."""
+    cdef mxn_detection face = mxn_detection(x, y, width, height, 0)
+    cdef mxn_box square = mxn_face_square(&face, scale)
+    return square.x, square.y, square.width
 
 
 def detector_size(int width, int height, double min_face):

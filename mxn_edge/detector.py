@@ -6,14 +6,11 @@ trained on (`Box.square`), so that they may be exchanged.
 
 from __future__ import annotations
 
-import math
 import os
 import threading
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +26,7 @@ class DetectorUnavailableError(RuntimeError):
     """A face detector cannot be had; the message says why and what to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Box:
+class Box(NamedTuple):
     """A face that a detector found.
 
     Attributes:
@@ -55,24 +51,6 @@ class FaceDetector(Protocol):
         """Faces of a frame, in any order; the frame and its colour are as `check_frame` takes them."""
 
 
-#: Squares are so many steps wide, or up to twice as many; students bear ten times the half step that this moves them.
-_SQUARE_STEPS = 32
-
-
-def _boxes(found: Iterable[tuple[float, float, float, float, float]], scale: float) -> list[Box]:
-    """`scale`: side of the square, in units of the box's mean side."""
-    boxes = []
-    for x, y, width, height, score in found:
-        side = scale * math.sqrt(width * height)
-        # On a grid, so that boxes that differ in the last digits, as between CPUs, mean the same crop.
-        step = 2.0 ** math.floor(math.log2(side / _SQUARE_STEPS))
-        x0, y0, side_on_grid = (
-            step * round(value / step) for value in (x + (width - side) / 2, y + (height - side) / 2, side)
-        )
-        boxes.append(Box(x, y, width, height, score, Square(x0, y0, side_on_grid)))
-    return boxes
-
-
 class Detector:
     """The detector of the package: a small convolutional network over a grey, reduced frame, all of it in C.
 
@@ -91,9 +69,6 @@ class Detector:
         OSError, WeightFileError: the weight file cannot be opened, or is not valid.
         ValueError: an argument is out of its range, or the instruction set is not available.
     """
-
-    #: FER+ faces fill their pictures; this detector's mean side is 1 / 1.12 of that (median of 1,434 training faces).
-    _SCALE = 1.12
 
     def __init__(
         self,
@@ -130,7 +105,8 @@ class Detector:
             TypeError, ValueError: the frame is not such an array.
         """
         checked = check_frame(frame, color)
-        return _boxes(self._network.detect(checked.pixels, checked.color, *self._options), self._SCALE)
+        found = self._network.detect(checked.pixels, checked.color, *self._options)
+        return [Box(x, y, w, h, score, Square(left, top, side)) for x, y, w, h, score, left, top, side in found]
 
 
 class YuNetDetector:
@@ -198,7 +174,8 @@ class YuNetDetector:
             return []
         to_frame = np.array([width / reduced_width, height / reduced_height] * 2 + [1.0])
         scaled: list[tuple[float, float, float, float, float]] = (found[:, [0, 1, 2, 3, 14]] * to_frame).tolist()
-        return _boxes((box for box in scaled if _is_plausible(box, width, height)), self._SCALE)
+        plausible = (box for box in scaled if _is_plausible(box, width, height))
+        return [Box(*box, Square(*_core.face_square(*box[:4], self._SCALE))) for box in plausible]
 
 
 def _is_plausible(box: tuple[float, float, float, float, float], width: int, height: int) -> bool:

@@ -147,7 +147,7 @@ class Recognizer:
             return []
         labels = self.student.labels
         logits = self.student.logits(crops)
-        probabilities = softmax(logits)
+        rows = softmax(logits).tolist()
         return [
             Face(
                 box=box,
@@ -157,9 +157,8 @@ class Recognizer:
                 logits=face_logits,
                 detection_score=score,
             )
-            for box, score, face_logits, row, best in zip(
-                boxes, scores, logits, probabilities.tolist(), logits.argmax(axis=1).tolist(), strict=True
-            )
+            for box, score, face_logits, row in zip(boxes, scores, logits, rows, strict=True)
+            for best in [row.index(max(row))]
         ]
 
 

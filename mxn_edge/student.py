@@ -194,6 +194,6 @@ def _parameter_bytes(weights: Weights, precision: str) -> int:
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Softmax over the last axis, safe for logits of any size."""
-    exponentials: NDArray[np.float32] = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    exponentials /= exponentials.sum(axis=-1, keepdims=True)
-    return exponentials
+    probabilities = np.empty_like(logits)
+    _core.softmax(logits, probabilities)
+    return probabilities

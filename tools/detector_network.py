@@ -244,29 +244,59 @@ def tensors_of(network: DetectorNetwork) -> dict[str, NDArray[np.float32]]:
     return {name: np.ascontiguousarray(tensor.numpy().astype(np.float32)) for name, tensor in folded()}
 
 
+def _unfold(weight: Tensor, norm: nn.BatchNorm2d, value: Tensor, bias: Tensor) -> None:
+    """The inverse of `_folded`: a normalisation that changes nothing but adds the bias."""
+    assert norm.running_var is not None
+    norm.reset_parameters()
+    norm.running_var.fill_(1 - norm.eps)
+    norm.bias.copy_(bias)
+    weight.copy_(value)
+
+
+def _unfold_unit(unit: Any, name: str, of: Mapping[str, Tensor]) -> None:
+    unit.depthwise.weight.copy_(of[f"{name}.depthwise"].permute(2, 0, 1)[:, None])
+    pointwise = of[f"{name}.pointwise"].T[:, :, None, None]
+    _unfold(unit.pointwise[0].weight, unit.pointwise[1], pointwise, of[f"{name}.bias"])
+
+
+def _unfold_stem(stem: Any, name: str, of: Mapping[str, Tensor]) -> None:
+    weight = of[f"{name}.weight"].permute(2, 0, 1)[:, None]
+    _unfold(stem[0].weight, stem[1], weight, of[f"{name}.bias"])
+
+
 @torch.no_grad()
 def load_tensors(network: DetectorNetwork, tensors: Mapping[str, NDArray[np.float32]]) -> None:
-    """The inverse of `tensors_of`: with normalisations that change nothing but add the bias."""
-
-    def unfold(weight: Tensor, norm: nn.BatchNorm2d, value: Tensor, bias: Tensor) -> None:
-        assert norm.running_var is not None
-        norm.reset_parameters()
-        norm.running_var.fill_(1 - norm.eps)
-        norm.bias.copy_(bias)
-        weight.copy_(value)
-
+    """The inverse of `tensors_of`."""
     of = {name: torch.from_numpy(np.asarray(tensor)) for name, tensor in tensors.items()}
-    stem: Any = network.stem
-    unfold(stem[0].weight, stem[1], of["stem.weight"].permute(2, 0, 1)[:, None], of["stem.bias"])
-    units: Any = network.units
-    for name, unit in units.items():
-        unit.depthwise.weight.copy_(of[f"{name}.depthwise"].permute(2, 0, 1)[:, None])
-        pointwise = of[f"{name}.pointwise"].T[:, :, None, None]
-        unfold(unit.pointwise[0].weight, unit.pointwise[1], pointwise, of[f"{name}.bias"])
+    _unfold_stem(network.stem, "stem", of)
+    for name, unit in network.units.items():
+        _unfold_unit(unit, name, of)
     outs: Any = network.outs
     for name, out in [("lateral", network.lateral), *((f"out{stride}", out) for stride, out in outs.items())]:
         out.weight.copy_(of[f"{name}.weight"].T[:, :, None, None])
         out.bias.copy_(of[f"{name}.bias"])
+
+
+@torch.no_grad()
+def load_refiner(refiner: Refiner, tensors: Mapping[str, NDArray[np.float32]], crops: Tensor) -> None:
+    """The inverse of `refiner_tensors`, to train on: normalisations as if they had seen `crops`, n × 1 × 48 × 48."""
+    of = {name: torch.from_numpy(np.asarray(tensor)) for name, tensor in tensors.items()}
+    _unfold_stem(refiner.stem, "refine.stem", of)
+    for i, unit in enumerate(refiner.units):
+        _unfold_unit(unit, f"refine{i}", of)
+    refiner.out.weight.copy_(of["refine.out.weight"].T)
+    refiner.out.bias.copy_(of["refine.out.bias"])
+
+    def settle(norm: Any, inputs: tuple[Tensor], _out: Tensor) -> None:
+        norm.running_mean.copy_(inputs[0].mean((0, 2, 3)))
+        norm.running_var.copy_(inputs[0].var((0, 2, 3)))
+        norm.weight.copy_(torch.sqrt(norm.running_var + norm.eps))
+        norm.bias.add_(norm.running_mean)
+
+    hooks = [m.register_forward_hook(settle) for m in refiner.modules() if isinstance(m, nn.BatchNorm2d)]
+    refiner.eval()(crops)
+    for hook in hooks:
+        hook.remove()
 
 
 #: Depthwise sums stay below this in the weight file's networks, half of what 16-bit kernels can hold.

@@ -10,7 +10,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from tools.detector_network import (
     REFINED_SQUARE,
     DetectorNetwork,
     Refiner,
+    load_refiner,
     load_tensors,
     write_detector,
 )
@@ -63,7 +64,7 @@ class Crops:
     def _a_face(self) -> tuple[Photo, NDArray[np.float32]]:
         draw = self._random.random()
         sources = self._sources
-        photos = sources.portraits if draw < 0.65 else sources.fer if draw < 0.75 else sources.groups
+        photos = sources.portraits if draw < 0.5 else sources.fer if draw < 0.55 else sources.groups
         photo = photos[int(self._random.integers(len(photos)))]
         boxes = photo.boxes[photo.boxes[:, 4] >= 0.7]
         return photo, boxes[self._random.integers(len(boxes))]
@@ -204,17 +205,31 @@ def box_iou(said: Tensor, there: Tensor) -> Tensor:
     return shared / (4 * half.prod(1) + 4 * other_half.prod(1) - shared)
 
 
-def train(sources: Sources, *, steps: int, batch: int, seed: int, workers: int = 0) -> Refiner:
-    """Train on crops that are drawn as they are needed, by so many processes beside this one."""
+def train(
+    sources: Sources,
+    *,
+    steps: int,
+    batch: int,
+    seed: int,
+    learning_rate: float = 4e-3,
+    workers: int = 0,
+    start: Mapping[str, NDArray[np.float32]] | None = None,
+) -> Refiner:
+    """Train on crops that are drawn as they are needed, by so many processes beside this one; on from `start`."""
     torch.manual_seed(seed)
     refiner, average = Refiner(), Refiner()
+    if start is not None:
+        load_refiner(refiner, start, Batches(sources, steps=1, batch=1000, seed=seed)[0][0])
+        refiner.train()
     average.load_state_dict(refiner.state_dict())
     optimizer = torch.optim.AdamW(refiner.parameters(), weight_decay=0.01)
-    losses, start = np.zeros(4), time.perf_counter()
+    losses, began = np.zeros(4), time.perf_counter()
     batches = Batches(sources, steps=steps, batch=batch, seed=seed)
     for step, (x, wanted, offsets) in enumerate(DataLoader(batches, batch_size=None, num_workers=workers)):
         for group in optimizer.param_groups:
-            group["lr"] = 4e-3 * min(1, (step + 1) / 200) * (0.5 * (1 + math.cos(math.pi * step / steps)) + 0.002)
+            group["lr"] = (
+                learning_rate * min(1, (step + 1) / 200) * (0.5 * (1 + math.cos(math.pi * step / steps)) + 0.002)
+            )
         said = refiner(x.contiguous(memory_format=torch.channels_last))
         face = wanted > 0
         score = F.binary_cross_entropy_with_logits(said[:, 0], wanted * 0.98 + 0.01)
@@ -234,7 +249,7 @@ def train(sources: Sources, *, steps: int, batch: int, seed: int, workers: int =
         losses += [score.item(), box.item(), iou.item(), wrong]
         if (step + 1) % 250 == 0:
             score_loss, box_loss, mean_iou, error = losses / 250
-            seconds = time.perf_counter() - start
+            seconds = time.perf_counter() - began
             print(
                 f"step {step + 1}  score_loss {score_loss:.4f}  box_loss {box_loss:.4f}  iou {mean_iou:.4f}  "
                 f"wrong {error:.2%}  {seconds:.0f} s",
@@ -276,21 +291,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("out", type=Path, metavar="OUT", help="safetensors file to write, with both stages")
     add("--steps", type=between(1, 10**7), default=6000, help="batches")
     add("--batch", type=between(2, 4096), default=256, help="crops per step")
+    add("--learning-rate", type=float, default=4e-3, help="peak learning rate of AdamW")
+    add("--go-on", action="store_true", help="begin with the second stage of CHECKPOINT, a weight file")
     add("--seed", type=int, default=1, help="seed of everything random")
     add("--threads", type=between(1, 1024), default=1, help="threads; another number rounds differently")
     add("--workers", type=between(0, 1024), default=0, help="processes that draw crops beside this one")
     add("--labels", type=Path, required=True, help="JSON file with YuNet's boxes, as tools.train_detector keeps it")
     add("--score-threshold", type=float, default=0.5, help="least score, as tools.evaluate_detector chooses it")
     args = parser.parse_args(arguments)
+    if args.go_on and args.checkpoint.suffix != ".safetensors":
+        parser.error("--go-on needs a weight file, .safetensors")
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(1)
     sources = gather(args.data, label(args.data, args.labels, 1))
-    network, first_stage = read_first_stage(args.checkpoint)
+    network, trained = read_first_stage(args.checkpoint)
     hard: list[HardPlace] = mine(network, sources.backgrounds)
     print(f"{len(hard)} places in backgrounds look like faces to the first stage", flush=True)
     sources = Sources(sources.portraits, sources.fer, sources.groups, sources.backgrounds, hard)
-    refiner = train(sources, steps=args.steps, batch=args.batch, seed=args.seed, workers=args.workers)
-    training = first_stage | {"refiner": {"steps": args.steps, "batch": args.batch, "seed": args.seed}}
+    names = ("steps", "batch", "seed", "learning_rate")
+    options = {name: getattr(args, name) for name in names}
+    start = read_detector_weights(args.checkpoint).tensors if args.go_on else None
+    refiner = train(sources, **options, workers=args.workers, start=start)
+    before = trained.get("refiner", []) if args.go_on else []
+    training = trained | {"refiner": [*(before if isinstance(before, list) else [before]), options]}
     metadata = {"training": json.dumps(training), "score_threshold": args.score_threshold}
     crops, _, _ = Batches(sources, steps=1, batch=1000, seed=args.seed)[0]
     write_detector(args.out, network, refiner, reduced(sources), crops, metadata)

@@ -8,6 +8,8 @@
  * of the multiplications, and the sums of products are exact. detect.c chooses the scales so that no sum overflows.
  *
  *     row of pairs: x-c/2-2          pointwise weight: ic/2-oc-2
+ *
+ *     weight of the answers: oc-ic
  */
 
 /* Accumulators of a pointwise tile: pixels × vectors of output channels, as in conv_direct.inc.h. */
@@ -18,8 +20,7 @@ enum {
     POINTWISE_COLUMNS_64 = VF_LANES >= 16 ? 6 : POINTWISE_COLUMNS_32,
     STEM_COLUMNS = VF_LANES >= 16 ? 12 : VF_LANES >= 8 || VF_REGISTERS >= 32 ? 6 : 2,
     STEM_VECTORS = VF_LANES >= 16 ? 1 : VF_LANES >= 8 ? 2 : 4,
-    DETECTOR_OUT = VF_LANES >= 16 ? 16 : 8, /* the five answers of a cell, and zeros up to whole vectors */
-    OUT_VECTORS = DETECTOR_OUT / VF_LANES < 4 ? DETECTOR_OUT / VF_LANES : 4,
+    DEPTHWISE_PIXELS = VF_REGISTERS >= 32 ? 4 : 2,
     /* Of pairs: without an instruction that adds to the sum, a product takes a register too. */
     PAIRS_VECTORS_32 = VF_LANES >= 8 ? 2 : 4,
     PAIRS_VECTORS_64 = VF_LANES >= 16 ? 4 : PAIRS_VECTORS_32,
@@ -59,7 +60,7 @@ MXN_INLINE conv_layer pointwise_layer(const int inputs, const int outputs, const
     return (conv_layer){
         .kernel_rows = 1, .run = inputs, .x_step = inputs, .channels = outputs, .linear = linear, .unroll = 4,
         .columns = outputs == 64 ? POINTWISE_COLUMNS_64 : POINTWISE_COLUMNS_32,
-        .vectors = outputs == 64 ? POINTWISE_VECTORS_64 : outputs == 32 ? POINTWISE_VECTORS_32 : OUT_VECTORS,
+        .vectors = outputs == 64 ? POINTWISE_VECTORS_64 : POINTWISE_VECTORS_32,
     };
 }
 
@@ -125,25 +126,41 @@ MXN_INLINE void unit_row(const mxn_detector_unit *u, const float *src, float *ds
 }
 #endif
 
-/* One output row of a depthwise 3×3 convolution; dst: x-c, without a border. */
+/* `pixels` outputs beside each other share the loads of the columns that they have in common, and their chains of sums hide
+ * each other's latency. */
+MXN_INLINE void depthwise_tile(const float *src, const ptrdiff_t pitch, const vf w[9], unit_element *dst, const int channels,
+                               const int stride, const int pixels) {
+    vf sum[DEPTHWISE_PIXELS];
+#pragma GCC unroll 3
+    for (int ky = -1; ky <= 1; ky++)
+#pragma GCC unroll 9
+        for (int column = 0; column < stride * (pixels - 1) + 3; column++) {
+            const vf value = vf_load(src + ky * pitch + (column - 1) * channels);
+#pragma GCC unroll 4
+            for (int x = 0; x < pixels; x++) {
+                const int kx = column - stride * x;
+                if (kx < 0 || kx > 2) continue;
+                sum[x] = ky == -1 && kx == 0 ? vf_multiply(w[0], value) : vf_multiply_add(w[3 * (ky + 1) + kx], value, sum[x]);
+            }
+        }
+#pragma GCC unroll 4
+    for (int x = 0; x < pixels; x++) store_element(dst + x * channels, sum[x]);
+}
+
+/* One output row of a depthwise 3×3 convolution; dst: x-c, without a border. As detector_row(). */
 MXN_INLINE void depthwise_row(const float *src, const ptrdiff_t pitch, const float *weight, unit_element *dst, const int width,
                               const int channels, const int stride) {
     for (int c = 0; c < channels; c += VF_LANES) {
         vf w[9];
 #pragma GCC unroll 9
         for (int k = 0; k < 9; k++) w[k] = vf_load(weight + k * channels + c);
-        const float *s = src + c - channels;
-        for (int x = 0; x < width; x++, s += stride * channels) {
-            vf sum = vf_multiply(w[0], vf_load(s - pitch));
-            sum = vf_multiply_add(w[1], vf_load(s - pitch + channels), sum);
-            sum = vf_multiply_add(w[2], vf_load(s - pitch + 2 * channels), sum);
-            sum = vf_multiply_add(w[3], vf_load(s), sum);
-            sum = vf_multiply_add(w[4], vf_load(s + channels), sum);
-            sum = vf_multiply_add(w[5], vf_load(s + 2 * channels), sum);
-            sum = vf_multiply_add(w[6], vf_load(s + pitch), sum);
-            sum = vf_multiply_add(w[7], vf_load(s + pitch + channels), sum);
-            sum = vf_multiply_add(w[8], vf_load(s + pitch + 2 * channels), sum);
-            store_element(dst + x * channels + c, sum);
+        int x = 0;
+        if (width < DEPTHWISE_PIXELS)
+            for (; x < width; x++)
+                depthwise_tile(src + stride * x * channels + c, pitch, w, dst + x * channels + c, channels, stride, 1);
+        for (; x < width; x += DEPTHWISE_PIXELS) {
+            if (x > width - DEPTHWISE_PIXELS) x = width - DEPTHWISE_PIXELS;
+            depthwise_tile(src + stride * x * channels + c, pitch, w, dst + x * channels + c, channels, stride, DEPTHWISE_PIXELS);
         }
     }
 }
@@ -196,19 +213,42 @@ static void detector_add_enlarged(const float *src, ptrdiff_t src_pitch, float *
             }
 }
 
-/* dst: y-x-DETECTOR_OUT, without a border. */
-static void detector_out_32(const float *src, ptrdiff_t src_pitch, const float *weight, const float *bias, float *dst,
-                            int height, int width) {
+/* The score of every cell, the first of its answers, in the order y-x. The other answers of most cells are never asked for. */
+MXN_INLINE void scores(const float *src, const ptrdiff_t src_pitch, const float *weight, const float *bias, float *dst,
+                       const int height, const int width, const int channels) {
     for (int y = 0; y < height; y++)
-        detector_row(pointwise_layer(32, DETECTOR_OUT, true), src + y * src_pitch, weight, bias,
-                     dst + (ptrdiff_t)y * width * DETECTOR_OUT, width);
+        for (int x = 0; x < width; x++) {
+            const float *pixel = src + y * src_pitch + x * channels;
+            vf sum = vf_multiply(vf_load(weight), vf_load(pixel));
+#pragma GCC unroll 16
+            for (int c = VF_LANES; c < channels; c += VF_LANES) sum = vf_multiply_add(vf_load(weight + c), vf_load(pixel + c), sum);
+            *dst++ = vf_sum(sum) + *bias;
+        }
 }
 
-static void detector_out_64(const float *src, ptrdiff_t src_pitch, const float *weight, const float *bias, float *dst,
-                            int height, int width) {
-    for (int y = 0; y < height; y++)
-        detector_row(pointwise_layer(64, DETECTOR_OUT, true), src + y * src_pitch, weight, bias,
-                     dst + (ptrdiff_t)y * width * DETECTOR_OUT, width);
+static void detector_scores_32(const float *src, ptrdiff_t src_pitch, const float *weight, const float *bias, float *dst,
+                               int height, int width) {
+    scores(src, src_pitch, weight, bias, dst, height, width, 32);
+}
+
+static void detector_scores_64(const float *src, ptrdiff_t src_pitch, const float *weight, const float *bias, float *dst,
+                               int height, int width) {
+    scores(src, src_pitch, weight, bias, dst, height, width, 64);
+}
+
+/* All answers from a cell's pixel, or from the map of the second look; inputs: a multiple of 32. */
+static void detector_answers(const float *src, int inputs, const float *weight, const float *bias, float *answers) {
+    vf sum[MXN_DETECTOR_ANSWERS];
+#pragma GCC unroll 5
+    for (int o = 0; o < MXN_DETECTOR_ANSWERS; o++) sum[o] = vf_zero();
+    for (int i = 0; i < inputs; i += VF_LANES) {
+        const vf value = vf_load(src + i);
+#pragma GCC unroll 5
+        for (int o = 0; o < MXN_DETECTOR_ANSWERS; o++)
+            sum[o] = vf_multiply_add(vf_load(weight + o * inputs + i), value, sum[o]);
+    }
+#pragma GCC unroll 5
+    for (int o = 0; o < MXN_DETECTOR_ANSWERS; o++) answers[o] = vf_sum(sum[o]) + bias[o];
 }
 
 #undef store_element
@@ -225,5 +265,5 @@ static void detector_out_64(const float *src, ptrdiff_t src_pitch, const float *
                  [MXN_UNIT_32_64_2] = unit_32_64_2, [MXN_UNIT_64_64_1] = unit_64_64_1,   \
                  [MXN_UNIT_64_64_2] = unit_64_64_2},                                     \
         .lateral = detector_lateral, .add_enlarged = detector_add_enlarged,              \
-        .out_width = DETECTOR_OUT, .out = {detector_out_32, detector_out_64},            \
+        .scores = {detector_scores_32, detector_scores_64}, .answers = detector_answers, \
     }

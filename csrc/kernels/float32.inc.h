@@ -8,6 +8,7 @@
 #include "dense.inc.h"
 #include "resample.inc.h"
 #include "average_rows.inc.h"
+#include "average_columns.inc.h"
 
 #define MXN_FLOAT32_TABLE(isa, required)                                                            \
     const mxn_float32_kernels mxn_float32_##isa = {                                                 \
@@ -18,5 +19,5 @@
         .conv1_prefers_toom_cook = CONV1_PREFERS_TOOM_COOK,                                         \
         .conv2_prefers_toom_cook = CONV2_PREFERS_TOOM_COOK, .dense = dense, .dense_s8 = DENSE_PREFERS_S8 ? dense_s8 : NULL, \
         .gray_row = gray_row, .accumulate_row = accumulate_row, .resample_block = resample_block,   \
-        .average_rows = average_rows,                                                               \
+        .average_rows = average_rows, .scale_lanes = VH_LANES, .average_columns = average_columns,  \
     }

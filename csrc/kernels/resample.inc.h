@@ -7,12 +7,18 @@ enum { LUMA_BITS = 14 };
 MXN_INLINE void gray_pixels(const uint8_t *pixel, const ptrdiff_t step, const ptrdiff_t o0, const ptrdiff_t o1,
                             const ptrdiff_t o2, const int32_t *luma, int count, float *restrict gray) {
     const int32_t l0 = luma[0], l1 = luma[1], l2 = luma[2];
-    for (int i = 0; i < count; i++)
-        gray[i] = (float)(l0 * pixel[i * step + o0] + l1 * pixel[i * step + o1] + l2 * pixel[i * step + o2]) *
-                  (1.0f / (1 << LUMA_BITS));
+    const float scale = 1.0f / (1 << LUMA_BITS);
+    int i = 0;
+#ifdef VF_LUMA
+    /* Two pixels more, since up to 4 bytes behind the last one are read. */
+    if ((step == 3 || step == 4) && o0 == 0 && o1 == 1 && o2 == 2)
+        for (; i + VF_LUMA + 2 <= count; i += VF_LUMA) vf_store_luma(gray + i, pixel + i * step, (int)step, luma, scale);
+#endif
+    for (; i < count; i++)
+        gray[i] = (float)(l0 * pixel[i * step + o0] + l1 * pixel[i * step + o1] + l2 * pixel[i * step + o2]) * scale;
 }
 
-/* The usual layouts with constant strides, for which the compiler shuffles; any other pixel by pixel. */
+/* The usual layouts with constant strides, for which there are shuffles or the compiler makes them; any other pixel by pixel. */
 static void gray_row(const uint8_t *pixel, ptrdiff_t step, const ptrdiff_t offset[3], const int32_t luma[3], int count,
                      float *gray) {
     const bool packed = offset[0] == 0 && offset[1] == 1 && offset[2] == 2;
@@ -30,22 +36,54 @@ static void accumulate_row(const float *restrict gray, float weight, int count, 
     for (int i = 0; i < count; i++) sum[i] += weight * gray[i];
 }
 
+typedef uint8_t u8x16 __attribute__((vector_size(16)));
+
+#if defined(__clang__)
+#define INTERLEAVE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define INTERLEAVE(a, b, ...) __builtin_shuffle(a, b, (u8x16){__VA_ARGS__})
+#endif
+
+/* 16 × 16 bytes: rows become columns. */
+MXN_INLINE void turn_bytes(u8x16 v[16]) {
+    /* Four rounds of interleaving rows that are 8 apart move element (r, i) to (i, r). */
+#pragma GCC unroll 4
+    for (int round = 0; round < 4; round++) {
+        u8x16 t[16];
+#pragma GCC unroll 8
+        for (int r = 0; r < 8; r++) {
+            t[2 * r] = INTERLEAVE(v[r], v[r + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            t[2 * r + 1] = INTERLEAVE(v[r], v[r + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < 16; r++) v[r] = t[r];
+    }
+}
+#undef INTERLEAVE
+
 /* The rows fill the lanes, so that a tap is one broadcast weight and one load, wherever it starts. */
 static void resample_block(const float *block, const int32_t *first, const int32_t *last, const float *weight, int taps,
                            int count, int rows, uint8_t *out) {
     enum { VECTORS = MXN_CROP_ROWS / VF_LANES };
-    for (int i = 0; i < count; i++, weight += taps) {
-        vf sum[VECTORS];
-        const float *source = block + (size_t)first[i] * MXN_CROP_ROWS;
+    for (int start = 0; start < count; start += 16) {
+        const int columns = count - start < 16 ? count - start : 16;
+        u8x16 turned[16] = {{0}};
+        for (int i = start; i < start + columns; i++, weight += taps) {
+            vf sum[VECTORS];
+            const float *source = block + (size_t)first[i] * MXN_CROP_ROWS;
 #pragma GCC unroll 16
-        for (int v = 0; v < VECTORS; v++) sum[v] = vf_zero();
-        for (int t = 0; t < last[i] - first[i]; t++, source += MXN_CROP_ROWS)
+            for (int v = 0; v < VECTORS; v++) sum[v] = vf_zero();
+            for (int t = 0; t < last[i] - first[i]; t++, source += MXN_CROP_ROWS)
 #pragma GCC unroll 16
-            for (int v = 0; v < VECTORS; v++)
-                sum[v] = vf_add(sum[v], vf_multiply(vf_broadcast(weight + t), vf_load(source + v * VF_LANES)));
-        _Alignas(MXN_ALIGNMENT) float value[MXN_CROP_ROWS];
+                for (int v = 0; v < VECTORS; v++)
+                    sum[v] = vf_add(sum[v], vf_multiply(vf_broadcast(weight + t), vf_load(source + v * VF_LANES)));
 #pragma GCC unroll 16
-        for (int v = 0; v < VECTORS; v++) vf_store(value + v * VF_LANES, sum[v]);
-        for (int r = 0; r < rows; r++) out[r * count + i] = (uint8_t)(value[r] + 0.5f);
+            for (int v = 0; v < VECTORS; v++) vf_store_bytes((uint8_t *)&turned[i - start] + v * VF_LANES, sum[v]);
+        }
+        turn_bytes(turned);
+        if (columns == 16)
+            for (int r = 0; r < rows; r++) memcpy(out + r * count + start, &turned[r], 16);
+        else
+            for (int r = 0; r < rows; r++) memcpy(out + r * count + start, &turned[r], (size_t)columns);
     }
 }

@@ -18,6 +18,11 @@ MXN_INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 MXN_INLINE vf vf_subtract(vf a, vf b) { return _mm256_sub_ps(a, b); }
 MXN_INLINE vf vf_multiply(vf a, vf b) { return _mm256_mul_ps(a, b); }
 MXN_INLINE vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
+MXN_INLINE float vf_sum(vf a) {
+    __m128 sum = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
+    return _mm_cvtss_f32(_mm_add_ss(sum, _mm_movehdup_ps(sum)));
+}
 MXN_INLINE vf vf_multiply_add(vf a, vf b, vf sum) { return _mm256_fmadd_ps(a, b, sum); }
 MXN_INLINE void vf_tap_barrier(void) { __asm__ volatile("" ::: "memory"); }
 
@@ -37,4 +42,4 @@ MXN_INLINE void vf_store_bytes(uint8_t *p, vf a) {
     _mm_storel_epi64((__m128i *)p, _mm_packus_epi16(words, words));
 }
 
-#include "u16_avx2.h"
+#include "integers_avx2.h"

@@ -18,6 +18,7 @@ MXN_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 MXN_INLINE vf vf_subtract(vf a, vf b) { return _mm512_sub_ps(a, b); }
 MXN_INLINE vf vf_multiply(vf a, vf b) { return _mm512_mul_ps(a, b); }
 MXN_INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+MXN_INLINE float vf_sum(vf a) { return _mm512_reduce_add_ps(a); }
 MXN_INLINE vf vf_multiply_add(vf a, vf b, vf sum) { return _mm512_fmadd_ps(a, b, sum); }
 MXN_INLINE void vf_tap_barrier(void) { __asm__ volatile("" ::: "memory"); }
 
@@ -37,4 +38,4 @@ MXN_INLINE void vf_store_bytes(uint8_t *p, vf a) {
     _mm_storeu_si128((__m128i *)p, _mm512_cvtusepi32_epi8(wide));
 }
 
-#include "u16_avx2.h"
+#include "integers_avx2.h"

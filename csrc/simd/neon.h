@@ -27,6 +27,10 @@ MXN_INLINE vf vf_add(vf a, vf b) { return vaddq_f32(a, b); }
 MXN_INLINE vf vf_subtract(vf a, vf b) { return vsubq_f32(a, b); }
 MXN_INLINE vf vf_multiply(vf a, vf b) { return vmulq_f32(a, b); }
 MXN_INLINE vf vf_max(vf a, vf b) { return vmaxq_f32(a, b); }
+MXN_INLINE float vf_sum(vf a) {
+    const float32x2_t sum = vadd_f32(vget_low_f32(a), vget_high_f32(a));
+    return vget_lane_f32(vpadd_f32(sum, sum), 0);
+}
 #if defined(__clang__)
 /* arm_neon.h of Clang has no vfmaq_f32 where not the whole file may use it. */
 MXN_INLINE vf vf_multiply_add(vf a, vf b, vf sum) { return __builtin_elementwise_fma(a, b, sum); }
@@ -67,3 +71,25 @@ MXN_INLINE vh vh_load(const uint16_t *p) { return vld1q_u16(p); }
 MXN_INLINE vh vh_load_u8(const uint8_t *p) { return vmovl_u8(vld1_u8(p)); }
 MXN_INLINE void vh_store(uint16_t *p, vh a) { vst1q_u16(p, a); }
 MXN_INLINE vh vh_multiply_add(vh a, vh b, vh sum) { return vmlaq_u16(sum, a, b); }
+/* Both places are the same: half a vector is all of it. */
+MXN_INLINE vh vh_load_halves(const uint16_t *low, const uint16_t *high) {
+    (void)high;
+    return vh_load(low);
+}
+/* Twice the same number -> all lanes. */
+MXN_INLINE vh vh_repeat(const uint32_t *twice) { return vreinterpretq_u16_u32(vdupq_n_u32(*twice)); }
+/* The lower or upper halves of both vectors, lane by lane. */
+MXN_INLINE vh vh_interleave_low(vh a, vh b) {
+    const uint16x4x2_t z = vzip_u16(vget_low_u16(a), vget_low_u16(b));
+    return vcombine_u16(z.val[0], z.val[1]);
+}
+MXN_INLINE vh vh_interleave_high(vh a, vh b) {
+    const uint16x4x2_t z = vzip_u16(vget_high_u16(a), vget_high_u16(b));
+    return vcombine_u16(z.val[0], z.val[1]);
+}
+/* The upper halves of the products. */
+MXN_INLINE vh vh_multiply_high(vh a, vh b) {
+    return vcombine_u16(vshrn_n_u32(vmull_u16(vget_low_u16(a), vget_low_u16(b)), 16),
+                        vshrn_n_u32(vmull_u16(vget_high_u16(a), vget_high_u16(b)), 16));
+}
+MXN_INLINE vh vh_add_saturated(vh a, vh b) { return vqaddq_u16(a, b); }

@@ -14,6 +14,7 @@ MXN_INLINE vf vf_add(vf a, vf b) { return a + b; }
 MXN_INLINE vf vf_subtract(vf a, vf b) { return a - b; }
 MXN_INLINE vf vf_multiply(vf a, vf b) { return a * b; }
 MXN_INLINE vf vf_max(vf a, vf b) { return a > b ? a : b; }
+MXN_INLINE float vf_sum(vf a) { return a; }
 MXN_INLINE vf vf_multiply_add(vf a, vf b, vf sum) { return a * b + sum; }
 MXN_INLINE void vf_tap_barrier(void) {}
 
@@ -40,3 +41,12 @@ MXN_INLINE vh vh_load(const uint16_t *p) { return *p; }
 MXN_INLINE vh vh_load_u8(const uint8_t *p) { return *p; }
 MXN_INLINE void vh_store(uint16_t *p, vh a) { *p = a; }
 MXN_INLINE vh vh_multiply_add(vh a, vh b, vh sum) { return (vh)(a * b + sum); }
+/* A vector of one has no halves and no order. */
+MXN_INLINE vh vh_load_halves(const uint16_t *low, const uint16_t *high) { return (void)high, *low; }
+MXN_INLINE vh vh_interleave_low(vh a, vh b) { return (void)b, a; }
+MXN_INLINE vh vh_interleave_high(vh a, vh b) { return (void)a, b; }
+/* Twice the same number -> all lanes. */
+MXN_INLINE vh vh_repeat(const uint32_t *twice) { return (vh)*twice; }
+/* The upper halves of the products. */
+MXN_INLINE vh vh_multiply_high(vh a, vh b) { return (vh)(((uint32_t)a * b) >> 16); }
+MXN_INLINE vh vh_add_saturated(vh a, vh b) { return (vh)(a > UINT16_MAX - b ? UINT16_MAX : a + b); }

@@ -25,6 +25,10 @@ MXN_INLINE vf vf_add(vf a, vf b) { return _mm_add_ps(a, b); }
 MXN_INLINE vf vf_subtract(vf a, vf b) { return _mm_sub_ps(a, b); }
 MXN_INLINE vf vf_multiply(vf a, vf b) { return _mm_mul_ps(a, b); }
 MXN_INLINE vf vf_max(vf a, vf b) { return _mm_max_ps(a, b); }
+MXN_INLINE float vf_sum(vf a) {
+    a = _mm_add_ps(a, _mm_movehl_ps(a, a));
+    return _mm_cvtss_f32(_mm_add_ss(a, _mm_shuffle_ps(a, a, 1)));
+}
 MXN_INLINE vf vf_multiply_add(vf a, vf b, vf sum) { return _mm_add_ps(_mm_mul_ps(a, b), sum); }
 MXN_INLINE void vf_tap_barrier(void) { __asm__ volatile("" ::: "memory"); }
 
@@ -59,3 +63,16 @@ MXN_INLINE vh vh_load_u8(const uint8_t *p) {
 }
 MXN_INLINE void vh_store(uint16_t *p, vh a) { _mm_storeu_si128((__m128i *)p, a); }
 MXN_INLINE vh vh_multiply_add(vh a, vh b, vh sum) { return _mm_add_epi16(_mm_mullo_epi16(a, b), sum); }
+/* Both places are the same: half a vector is all of it. */
+MXN_INLINE vh vh_load_halves(const uint16_t *low, const uint16_t *high) {
+    (void)high;
+    return vh_load(low);
+}
+/* Twice the same number -> all lanes. */
+MXN_INLINE vh vh_repeat(const uint32_t *twice) { return _mm_set1_epi32((int)*twice); }
+/* The lower or upper halves of both vectors, lane by lane. */
+MXN_INLINE vh vh_interleave_low(vh a, vh b) { return _mm_unpacklo_epi16(a, b); }
+MXN_INLINE vh vh_interleave_high(vh a, vh b) { return _mm_unpackhi_epi16(a, b); }
+/* The upper halves of the products. */
+MXN_INLINE vh vh_multiply_high(vh a, vh b) { return _mm_mulhi_epu16(a, b); }
+MXN_INLINE vh vh_add_saturated(vh a, vh b) { return _mm_adds_epu16(a, b); }

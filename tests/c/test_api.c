@@ -134,6 +134,24 @@ static void check_pictures(const mxn_backend *backend) {
     mxn_standardise(out, 0);
 }
 
+static void check_softmax(void) {
+    float rows[2][3] = {{1000, 1000, -1000}, {0, 0.6931472f, 1.0986123f}};
+    mxn_softmax(rows[0], 3, 0, rows[0]);
+    CHECK(rows[0][0] == 1000);
+    mxn_softmax(rows[0], 3, 2, rows[0]);
+    CHECK(rows[0][0] == 0.5f && rows[0][1] == 0.5f && rows[0][2] == 0);
+    for (int i = 0; i < 3; i++) CHECK(fabs(rows[1][i] - (i + 1) / 6.0) < 1e-6);
+}
+
+static void check_square(void) {
+    const mxn_detection faces[] = {{100, 50, 64, 100, 1}, {100.0001f, 49.9999f, 64.0001f, 99.9999f, 1}, {0, 0, 0, 0, 1}};
+    const mxn_box square = mxn_face_square(&faces[0], 1.25), other = mxn_face_square(&faces[1], 1.25);
+    /* A mean side of 80, a square of 100 about (132, 100), on a grid of 2. */
+    CHECK(square.x == 82 && square.y == 50 && square.width == 100 && square.height == 100);
+    CHECK(memcmp(&square, &other, sizeof square) == 0);
+    CHECK(mxn_face_square(&faces[2], MXN_FACE_SCALE).width == 0);
+}
+
 static void check_detector(const mxn_backend *backend) {
     static const int channels[MXN_DETECTOR_UNITS][2] = {{16, 32}, {32, 32}, {32, 32}, {32, 64}, {64, 64}, {64, 64},
                                                         {64, 64}, {64, 64}, {64, 64}, {32, 32}, {64, 64}, {64, 64}};
@@ -191,6 +209,8 @@ int main(void) {
     CHECK(mxn_abi_version() == MXN_ABI_VERSION);
     CHECK(mxn_backend_resolve("no such instruction set", &backend) == MXN_ERROR_ISA);
     CHECK(mxn_backend_available(-1) == NULL);
+    check_softmax();
+    check_square();
     pool = malloc(sizeof(float) << 18); /* the detector takes the most, under a quarter of a million */
     if (!pool) return 1;
     while ((backend = mxn_backend_available(backends)) != NULL) {
