@@ -78,7 +78,7 @@ static void resample_block(const float *block, const int32_t *first, const int32
                 for (int v = 0; v < VECTORS; v++)
                     sum[v] = vf_add(sum[v], vf_multiply(vf_broadcast(weight + t), vf_load(source + v * VF_LANES)));
 #pragma GCC unroll 16
-            for (int v = 0; v < VECTORS; v++) vf_store_bytes((uint8_t *)&turned[i - start] + v * VF_LANES, sum[v]);
+            for (int v = 0; v < VECTORS; v++) vf_store_levels((uint8_t *)&turned[i - start] + v * VF_LANES, sum[v]);
         }
         turn_bytes(turned);
         if (columns == 16)

@@ -41,5 +41,11 @@ MXN_INLINE void vf_store_bytes(uint8_t *p, vf a) {
     const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
     _mm_storel_epi64((__m128i *)p, _mm_packus_epi16(words, words));
 }
+/* Rounds grey levels, 0 to 255, halves up, as they are common where a picture is enlarged; p need not be aligned. */
+MXN_INLINE void vf_store_levels(uint8_t *p, vf a) {
+    const __m256i wide = _mm256_cvttps_epi32(_mm256_add_ps(a, _mm256_set1_ps(0.5f)));
+    const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+    _mm_storel_epi64((__m128i *)p, _mm_packus_epi16(words, words));
+}
 
 #include "integers_avx2.h"

@@ -37,5 +37,10 @@ MXN_INLINE void vf_store_bytes(uint8_t *p, vf a) {
     const __m512i wide = _mm512_cvtps_epi32(_mm512_max_ps(a, _mm512_setzero_ps()));
     _mm_storeu_si128((__m128i *)p, _mm512_cvtusepi32_epi8(wide));
 }
+/* Rounds grey levels, 0 to 255, halves up, as they are common where a picture is enlarged; p need not be aligned. */
+MXN_INLINE void vf_store_levels(uint8_t *p, vf a) {
+    const __m512i wide = _mm512_cvttps_epi32(_mm512_add_ps(a, _mm512_set1_ps(0.5f)));
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtusepi32_epi8(wide));
+}
 
 #include "integers_avx2.h"

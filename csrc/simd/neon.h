@@ -60,6 +60,12 @@ MXN_INLINE void vf_store_bytes(uint8_t *p, vf a) {
     const uint32_t bytes = vget_lane_u32(vreinterpret_u32_u8(vqmovn_u16(vcombine_u16(words, words))), 0);
     memcpy(p, &bytes, sizeof bytes);
 }
+/* Rounds grey levels, 0 to 255, halves up, as they are common where a picture is enlarged; p need not be aligned. */
+MXN_INLINE void vf_store_levels(uint8_t *p, vf a) {
+    const uint16x4_t words = vqmovn_u32(vcvtq_u32_f32(vaddq_f32(a, vdupq_n_f32(0.5f))));
+    const uint32_t bytes = vget_lane_u32(vreinterpret_u32_u8(vqmovn_u16(vcombine_u16(words, words))), 0);
+    memcpy(p, &bytes, sizeof bytes);
+}
 
 /* Eight 16-bit integers without sign. */
 enum { VH_LANES = 8 };
