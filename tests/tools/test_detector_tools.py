@@ -15,18 +15,23 @@ pytest.importorskip("cv2", reason="the training tools draw with OpenCV")
 
 from tools.detector_network import (  # noqa: E402
     DetectorNetwork,
+    Refiner,
     assign,
     cells,
     decode,
     detection_loss,
+    load_refiner,
+    load_tensors,
+    refiner_tensors,
     suppress,
     tensors_of,
+    write_detector,
 )
 from tools.detector_photos import SPLIT_FILE, Photo, portrait_names, split_names  # noqa: E402
 from tools.detector_views import FACES, SIDE, HardPlace, Renderer, Sources, Studio  # noqa: E402
 from tools.evaluate_detector import View, choose_threshold, intersection_over_union, judge  # noqa: E402
 from tools.train_detector import Options, train  # noqa: E402
-from tools.train_refiner import Crops  # noqa: E402
+from tools.train_refiner import Batches, Crops, box_iou, read_first_stage, reduced  # noqa: E402
 from tools.train_refiner import train as train_refiner  # noqa: E402
 
 torch.set_num_threads(1)
@@ -214,6 +219,57 @@ def test_the_refiner_learns(sources: Sources, capsys: pytest.CaptureFixture[str]
         said = refiner(as_refined_input(pictures))[:, 0].numpy()
     assert 0.3 < wanted.mean() < 0.7
     assert said[wanted > 0].mean() > said[wanted == 0].mean() + 1
+
+
+def test_the_drawing_process_makes_no_difference(sources: Sources) -> None:
+    alone, beside = (train_refiner(sources, steps=3, batch=16, seed=2, workers=workers) for workers in (0, 1))
+    for name, tensor in refiner_tensors(alone).items():
+        assert np.array_equal(tensor, refiner_tensors(beside)[name])
+
+
+def test_going_on_begins_with_what_was_learned(sources: Sources) -> None:
+    refiner = train_refiner(sources, steps=30, batch=32, seed=1)
+    crops = Batches(sources, steps=1, batch=300, seed=3)[0][0]
+    again = Refiner()
+    load_refiner(again, refiner_tensors(refiner), crops)
+    with torch.no_grad():
+        expected = refiner(crops)
+        assert torch.allclose(again.eval()(crops), expected, atol=1e-4)
+        # With the statistics of the crops, training starts from nearly the same answers (but for what is dropped).
+        again.drop.p = 0.0
+        assert torch.allclose(again.train()(crops), expected, atol=1e-2)
+    on = train_refiner(sources, steps=1, batch=32, seed=1, learning_rate=0.0, start=refiner_tensors(refiner))
+    with torch.no_grad():
+        assert torch.allclose(on(crops), expected, atol=0.5)
+
+
+def test_first_stage_of_a_weight_file(sources: Sources, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, again = DetectorNetwork().eval(), DetectorNetwork()
+    load_tensors(again, tensors_of(network))
+    assert all(np.array_equal(t, tensors_of(again)[name]) for name, t in tensors_of(network).items())
+    write_detector(
+        tmp_path / "x.safetensors",
+        network,
+        Refiner(),
+        reduced(sources),
+        torch.zeros(2, 1, 48, 48),
+        {
+            "training": "{}",
+            "score_threshold": 0.5,
+        },
+    )
+    read, trained = read_first_stage(tmp_path / "x.safetensors")
+    picture = torch.randn(1, 1, 64, 96)
+    with torch.no_grad():
+        assert torch.allclose(read(picture), network(picture), atol=1e-5)
+    assert trained == {}
+
+
+def test_overlap_of_boxes_by_hand() -> None:
+    here = torch.tensor([[0.0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    there = torch.tensor([[0.0, 0, 0, 0], [0.5, 0, 0, 0], [0, 0, 0, math.log(2)]])
+    assert box_iou(here, there).tolist() == pytest.approx([1, 1 / 3, 1 / 2])
 
 
 # ---- The split, and counting -----------------------------------------------------------------------------------------
