@@ -64,7 +64,7 @@ class Crops:
     def _a_face(self) -> tuple[Photo, NDArray[np.float32]]:
         draw = self._random.random()
         sources = self._sources
-        photos = sources.portraits if draw < 0.5 else sources.fer if draw < 0.55 else sources.groups
+        photos = sources.portraits if draw < 0.65 else sources.fer if draw < 0.75 else sources.groups
         photo = photos[int(self._random.integers(len(photos)))]
         boxes = photo.boxes[photo.boxes[:, 4] >= 0.7]
         return photo, boxes[self._random.integers(len(boxes))]
