@@ -300,10 +300,9 @@ void mxn_detector_workspace_free(mxn_detector_workspace *workspace); /* NULL is 
 
 /* Finds faces, the surest first. The image is reduced until the smallest face is as small as the network can see; a second
  * look at each candidate, cut out of the whole image, decides and corrects its box. Faces smaller than 0.8 * min_face are
- * left out. Time and memory grow with the square of 1 / min_face, up to
- * 160 bytes for each pixel of the frame; each pixel of the frame is read once, and once more
- * where it belongs to a candidate. `*count` becomes how many there are. MXN_ERROR_ARGUMENT when image or options are out
- * of range, MXN_ERROR_MEMORY when a workspace cannot grow: it is usable again afterwards. */
+ * left out. Time and memory grow with the square of 1 / min_face, up to 30 bytes for each pixel of the frame; each pixel of the
+ * frame is read once, and once more where it belongs to a candidate. `*count` becomes how many there are. MXN_ERROR_ARGUMENT
+ * when image or options are out of range, MXN_ERROR_MEMORY when a workspace cannot grow: it is usable again afterwards. */
 mxn_status mxn_detect(const mxn_detector *detector, mxn_detector_workspace *workspace, const mxn_image *image,
                       const mxn_detect_options *options, mxn_detection *found, int *count);
 
