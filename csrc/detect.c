@@ -302,12 +302,10 @@ static void run_stem(const mxn_detector *d, mxn_detector_workspace *w) {
 static void run(const mxn_detector *d, mxn_detector_workspace *w) {
     const mxn_detector_kernels *k = d->backend->detector;
     run_stem(d, w);
-    const map *before = NULL;
     for (int l = 0; l < LEVELS; l++) {
-        if (before) run_unit(d, 3 * l, before, &w->first[l], w->row);
+        if (l > 0) run_unit(d, 3 * l, &w->first[l - 1], &w->first[l], w->row);
         run_unit(d, 3 * l + 1, &w->first[l], &w->second[l], w->row);
         run_unit(d, 3 * l + 2, &w->second[l], &w->first[l], w->row);
-        before = &w->first[l];
     }
     const map *fine = &w->first[0], *middle = &w->first[1], *coarse = &w->first[2];
     k->add_enlarged(coarse->pixel, coarse->pitch, middle->pixel, middle->pitch, middle->height, middle->width);

@@ -71,18 +71,18 @@ typedef int16_t unit_element;
 /* `columns` pixels of a pointwise layer with `outputs` channels, `vectors` of them at a time; as conv_tile(). */
 MXN_INLINE void pairs_tile(const mxn_detector_unit *u, const int16_t *src, const int inputs, const int channel, float *dst,
                            const int outputs, const int columns, const int vectors) {
-    vi sum[12][4];
+    vi sum[PAIRS_COLUMNS_32][PAIRS_VECTORS_64];
 #pragma GCC unroll 12
     for (int x = 0; x < columns; x++)
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; v++) sum[x][v] = vi_zero();
-    const int16_t *weight = (const int16_t *)u->pointwise + 2 * channel;
+    const int32_t *weight = (const int32_t *)u->pointwise + channel; /* whole pairs */
 #pragma GCC unroll 2
-    for (int i = 0; i < inputs; i += 2, weight += 2 * outputs) {
+    for (int i = 0; i < inputs; i += 2, weight += outputs) {
         vf_tap_barrier();
-        vi w[4];
+        vi w[PAIRS_VECTORS_64];
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; v++) w[v] = vi_load_pairs(weight + 2 * v * VF_LANES);
+        for (int v = 0; v < vectors; v++) w[v] = vi_load(weight + v * VF_LANES);
 #pragma GCC unroll 12
         for (int x = 0; x < columns; x++) {
             const vi pair = vi_broadcast_pair(src + x * inputs + i);

@@ -14,7 +14,6 @@ MXN_INLINE vi vi_dot(vi sum, vi_bytes x, vi_weights w) {
 
 /* Sums of two products of 16-bit integers; a pair is in the place of a 32-bit integer. */
 #define VI_PAIRS
-MXN_INLINE vi vi_load_pairs(const int16_t *p) { return (vi)_mm512_load_si512(p); }
 MXN_INLINE vi vi_broadcast_pair(const int16_t *p) {
     int32_t pair;
     memcpy(&pair, p, sizeof pair);

@@ -1,7 +1,6 @@
 /* What AVX-VNNI and AVX2 share of sums of two products of 16-bit integers; a pair is in the place of a 32-bit integer. Over
  * simd/avx2.h. */
 #define VI_PAIRS
-MXN_INLINE vi vi_load_pairs(const int16_t *p) { return (vi)_mm256_load_si256((const __m256i *)p); }
 MXN_INLINE vi vi_broadcast_pair(const int16_t *p) {
     int32_t pair;
     memcpy(&pair, p, sizeof pair);

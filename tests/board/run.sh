@@ -34,22 +34,22 @@ there() {
 
 there /usr/bin/python3 -c 'import platform, numpy, safetensors as s
 print("---", platform.machine(), "Python", platform.python_version(), "numpy", numpy.__version__, "safetensors", s.__version__)'
-mkdir -p "$board/work"
-cp "$wheel" "$repository/tests/board/answers.py" "$board/work"
-pip download -q --no-deps --only-binary :all: --dest "$board/work" pip
-there /usr/bin/python3 "/work/$(basename "$board"/work/pip-*.whl)/pip" install -q --no-index --break-system-packages \
-  --root-user-action ignore "/work/$(basename "$wheel")"
+mkdir -p "$board/proof"
+cp "$wheel" "$repository/tests/board/answers.py" "$board/proof"
+pip download -q --no-deps --only-binary :all: --dest "$board/proof" pip
+there /usr/bin/python3 "/proof/$(basename "$board"/proof/pip-*.whl)/pip" install -q --no-index --break-system-packages \
+  --root-user-action ignore "/proof/$(basename "$wheel")"
 
 there /usr/bin/python3 -m mxn_edge info | tee "$folder/info-$architecture" | grep -E '^(python|numpy|machine|ISA|precision)'
 grep -q "^ISA available: *$isas\$" "$folder/info-$architecture"
-python - "$board/work/frame.npy" <<'PYTHON'
+python - "$board/proof/frame.npy" <<'PYTHON'
 import sys
 import numpy as np
 from skimage import data
 np.save(sys.argv[1], data.astronaut()[:, :, ::-1])
 PYTHON
-python "$repository/tests/board/answers.py" "$board/work/frame.npy" >"$board/work/expected.json"
-there /usr/bin/python3 /work/answers.py /work/frame.npy /work/expected.json
+python "$repository/tests/board/answers.py" "$board/proof/frame.npy" >"$board/proof/expected.json"
+there /usr/bin/python3 /proof/answers.py /proof/frame.npy /proof/expected.json
 
 cmake -S "$repository/csrc" -B "$folder/c-$architecture" -DCMAKE_C_COMPILER="$triplet-gcc" -DCMAKE_SYSTEM_NAME=Linux \
   -DCMAKE_SYSTEM_PROCESSOR="$machine" -DMXN_BUILD_EXAMPLES=OFF -DCMAKE_C_FLAGS=-DMXN_TEST_QUICK >"$folder/cmake-$architecture.log"
