@@ -67,11 +67,11 @@ typedef struct mxn_float32_kernels {
     void (*gray_row)(const uint8_t *pixel, ptrdiff_t step, const ptrdiff_t offset[3], const int32_t luma[3], int count,
                      float *gray);
     void (*accumulate_row)(const float *gray, float weight, int count, float *sum);
-    /* Horizontal resampling of up to 16 rows at once. block: column-in-16 rows; weight: [count][taps]; output i of row r is
-     * the sum of weight[i][t] * block[first[i] + t][r] over t < last[i] - first[i], rounded; out: rows of `count`. */
-    void (*resample_block)(const float *block, const int32_t *first, const int32_t *last, const float *weight, int taps,
-                           int count, int rows, uint8_t *out);
-
+    /* Horizontal resampling of MXN_CROP_ROWS rows of `length` floats, readable and `block` writable to the next multiple of
+     * MXN_CROP_ROWS. weight: [count][taps]; pixel i of row r is the sum of weight[i][t] * rows[r][first[i] + t] over
+     * t < last[i] - first[i], rounded; block: column-in-MXN_CROP_ROWS rows, scratch; out: the first `written` rows. */
+    void (*resample_block)(const float *const rows[MXN_CROP_ROWS], int length, float *block, const int32_t *first,
+                           const int32_t *last, const float *weight, int taps, int count, int written, uint8_t *out);
     /* Scaling of frames, see scale.c: sum[i] (+)= weight[r] * rows[r][i] over up to MXN_SCALE_ROWS rows. The next call's rows
      * probably lie `ahead` bytes behind these. */
     void (*average_rows)(const uint8_t *const rows[MXN_SCALE_ROWS], const uint16_t weight[MXN_SCALE_ROWS], int count,

@@ -2,8 +2,7 @@
  *
  * Separable triangle filter, vertical first: a source row is converted to grey once and added to the output rows that it
  * touches (two of them when reducing), so that the wide dimension runs over contiguous floats and only a few rows are ever
- * kept. Finished output rows gather in a block, turned so that the same column of 16 rows fills a vector; the block is then
- * resampled horizontally.
+ * kept. Sixteen finished output rows at a time are then resampled horizontally.
  */
 #include <math.h>
 #include <string.h>
@@ -47,7 +46,8 @@ static axis axis_of(double start, double extent, int size) {
     return a;
 }
 
-static void fill_axis(axis *a) {
+static void fill_axis(const axis *axis_to_fill) {
+    const axis copy = *axis_to_fill, *a = &copy; /* so that the compiler knows that nothing written is part of it */
     const double support = filter_support(a), slope = 1 / support;
     for (int i = 0; i < a->size; i++) {
         const double center = filter_center(a, i);
@@ -70,8 +70,8 @@ static void fill_axis(axis *a) {
 typedef struct layout {
     axis x, y;
     float *gray;  /* one source row, with what lies beyond the image's borders */
-    float *rows;  /* y.open output rows that are not finished, of `pitch` floats */
-    float *block; /* finished output rows, column-in-MXN_CROP_ROWS rows */
+    float *rows;  /* MXN_CROP_ROWS finished output rows and y.open others, of `pitch` floats */
+    float *block; /* of resample_block */
     size_t pitch;
     size_t bytes;
 } layout;
@@ -83,14 +83,14 @@ static bool lay_out(layout *l, mxn_box box, int size, char *memory) {
         return false;
     l->x = axis_of(box.x, box.width, size);
     l->y = axis_of(box.y, box.height, size);
-    l->pitch = (size_t)(l->x.end - l->x.begin);
+    l->pitch = ((size_t)(l->x.end - l->x.begin) + MXN_CROP_ROWS - 1) / MXN_CROP_ROWS * MXN_CROP_ROWS;
     const struct {
         void **part;
         size_t count; /* of 4-byte elements */
     } parts[] = {
         {(void **)&l->x.first, size}, {(void **)&l->x.last, size}, {(void **)&l->x.weight, (size_t)l->x.taps * size},
         {(void **)&l->y.first, size}, {(void **)&l->y.last, size}, {(void **)&l->y.weight, (size_t)l->y.taps * size},
-        {(void **)&l->gray, l->pitch}, {(void **)&l->rows, l->pitch * (size_t)l->y.open},
+        {(void **)&l->gray, l->pitch}, {(void **)&l->rows, l->pitch * (MXN_CROP_ROWS + (size_t)l->y.open)},
         {(void **)&l->block, l->pitch * MXN_CROP_ROWS},
     };
     size_t offset = 0;
@@ -170,7 +170,7 @@ mxn_status mxn_crop_gray(const mxn_backend *backend, const mxn_image *image, mxn
     fill_axis(&l.y);
 
     const pixel_layout pixels = pixel_layout_of(image);
-    const int length = l.x.end - l.x.begin;
+    const int length = l.x.end - l.x.begin, kept = MXN_CROP_ROWS + l.y.open;
     int converted = -1; /* the image row that l.gray holds */
     int next = 0;       /* the first output row that is not finished */
     for (int s = 0; next < size; s++) {
@@ -178,18 +178,18 @@ mxn_status mxn_crop_gray(const mxn_backend *backend, const mxn_image *image, mxn
         if (y != converted) convert_row(backend, image, &pixels, &l, y);
         converted = y;
         for (int o = next; o < size && l.y.first[o] <= s; o++) {
-            float *row = l.rows + l.pitch * (size_t)(o % l.y.open);
+            float *row = l.rows + l.pitch * (size_t)(o % kept);
             const int tap = s - l.y.first[o];
             if (tap == 0) memset(row, 0, l.pitch * sizeof *row);
             backend->float32->accumulate_row(l.gray, l.y.weight[(size_t)o * l.y.taps + tap], length, row);
         }
         for (; next < size && l.y.last[next] == s + 1; next++) {
-            const float *row = l.rows + l.pitch * (size_t)(next % l.y.open);
-            const int lane = next % MXN_CROP_ROWS;
-            for (int x = 0; x < length; x++) l.block[x * MXN_CROP_ROWS + lane] = row[x];
-            if (lane == MXN_CROP_ROWS - 1 || next == size - 1)
-                backend->float32->resample_block(l.block, l.x.first, l.x.last, l.x.weight, l.x.taps, size, lane + 1,
-                                        out + (size_t)(next - lane) * size);
+            const int last = next % MXN_CROP_ROWS, first = next - last;
+            if (last < MXN_CROP_ROWS - 1 && next < size - 1) continue;
+            const float *rows[MXN_CROP_ROWS];
+            for (int i = 0; i < MXN_CROP_ROWS; i++) rows[i] = l.rows + l.pitch * (size_t)((first + (i < last ? i : last)) % kept);
+            backend->float32->resample_block(rows, length, l.block, l.x.first, l.x.last, l.x.weight, l.x.taps, size, last + 1,
+                                             out + (size_t)first * size);
         }
     }
     return MXN_OK;

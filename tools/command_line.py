@@ -47,6 +47,14 @@ def fraction(text: str) -> float:
     return value
 
 
+def positive(text: str) -> float:
+    """Argparse type for finite numbers above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{value} is not a finite number above 0")
+    return value
+
+
 def add_training_options(parser: argparse.ArgumentParser, defaults: TrainOptions, dropout: float) -> None:
     """Add DATA, OUT and the options of the loop."""
     add = parser.add_argument

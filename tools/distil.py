@@ -82,7 +82,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.teacher is None and args.teacher_weight > 0:
         raise TrainingError("--teacher is needed (python -m tools.train_teacher makes one), or --teacher-weight 0")
     teachers = [read_teacher(path) for path in args.teacher] if args.teacher_weight > 0 else []
-    labelled, valid = read_ferplus(args.data, "train"), read_ferplus(args.data, "valid")
+    labelled, valid = read_ferplus(args.data, "train").sharpened(args.sharpen), read_ferplus(args.data, "valid")
     faces = labelled if args.unlabelled is None else with_unlabelled(labelled, args.unlabelled)
     prepare_outputs(args)
     # Photos have views of their own, so that runs with and without them share the rest.
@@ -105,7 +105,8 @@ def _run(args: argparse.Namespace) -> None:
     odds = share.clamp_min(args.least_share) / share.clamp_min(taught)
 
     def teacher_logits(view: int) -> Tensor:
-        return torch.stack([_joined(parts, view) for parts in answers]).mean(0) + odds.log()
+        mean = torch.stack([_joined(parts, view) for parts in answers]).mean(0)
+        return torch.add(odds.log(), mean, alpha=args.sharpen)
 
     loss = distillation_loss(
         soft_cross_entropy(labelled.targets, args.least_share),

@@ -45,6 +45,11 @@ class Faces:
     def __getitem__(self, part: slice) -> Faces:
         return Faces(self.images[part], self.targets[part], self.labels[part])
 
+    def sharpened(self, power: float) -> Faces:
+        """Return the same faces with targets raised to `power` and divided by their sum: above 1 the majority gains."""
+        targets = self.targets**power
+        return Faces(self.images, targets / targets.sum(axis=1, keepdims=True), self.labels)
+
 
 def read_ferplus(path: str | os.PathLike[str], split: str) -> Faces:
     """Read one split, without the faces that the raters could not name (see `targets_from_votes`).

@@ -18,6 +18,7 @@ from tools.command_line import (
     add_training_options,
     between,
     parse,
+    positive,
     prepare_outputs,
     training_options,
     write_report,
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(_parser(), argv)
     torch.set_num_threads(args.threads)
     try:
-        faces, valid = read_ferplus(args.data, "train"), read_ferplus(args.data, "valid")
+        faces, valid = read_ferplus(args.data, "train").sharpened(args.sharpen), read_ferplus(args.data, "valid")
         prepare_outputs(args)
         loss = soft_cross_entropy(faces.targets, args.least_share)
         train_and_write("train_student", args, faces, valid, loss, "no distillation")
@@ -121,6 +122,13 @@ def add_student_options(parser: argparse.ArgumentParser) -> None:
         choices=("face-square", "face-square-standardised"),
         default="face-square-standardised",
         help="how faces are cropped, here and at run time",
+    )
+    parser.add_argument(
+        "--sharpen",
+        type=positive,
+        default=1.0,
+        metavar="POWER",
+        help="exponent on the probabilities to learn: above 1 what most raters say counts for more",
     )
     parser.add_argument("--hidden", type=between(1, MAX_HIDDEN), default=48, help="hidden units")
 

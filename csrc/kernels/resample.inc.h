@@ -12,7 +12,10 @@ MXN_INLINE void gray_pixels(const uint8_t *pixel, const ptrdiff_t step, const pt
 #ifdef VF_LUMA
     /* Two pixels more, since up to 4 bytes behind the last one are read. */
     if ((step == 3 || step == 4) && o0 == 0 && o1 == 1 && o2 == 2)
-        for (; i + VF_LUMA + 2 <= count; i += VF_LUMA) vf_store_luma(gray + i, pixel + i * step, (int)step, luma, scale);
+        for (; i + 2 < count && count >= VF_LUMA + 2; i += VF_LUMA) {
+            if (i + VF_LUMA + 2 > count) i = count - VF_LUMA - 2; /* some pixels twice */
+            vf_store_luma(gray + i, pixel + i * step, (int)step, luma, scale);
+        }
 #endif
     for (; i < count; i++)
         gray[i] = (float)(l0 * pixel[i * step + o0] + l1 * pixel[i * step + o1] + l2 * pixel[i * step + o2]) * scale;
@@ -61,10 +64,41 @@ MXN_INLINE void turn_bytes(u8x16 v[16]) {
 }
 #undef INTERLEAVE
 
+typedef float f32x4 __attribute__((vector_size(16)));
+typedef int32_t i32x4 __attribute__((vector_size(16)));
+
+#if defined(__clang__)
+#define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define PICK(a, b, ...) __builtin_shuffle(a, b, (i32x4){__VA_ARGS__})
+#endif
+
+/* Rows -> columns of MXN_CROP_ROWS, 4 × 4 at a time. */
+MXN_INLINE void turn_floats(const float *const rows[MXN_CROP_ROWS], const int length, float *block) {
+    for (int x = 0; x < length; x += 4)
+#pragma GCC unroll 4
+        for (int r = 0; r < MXN_CROP_ROWS; r += 4) {
+            f32x4 v[4], low[2], high[2];
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++) memcpy(&v[i], rows[r + i] + x, sizeof *v);
+#pragma GCC unroll 2
+            for (int i = 0; i < 2; i++) {
+                low[i] = PICK(v[2 * i], v[2 * i + 1], 0, 4, 1, 5);
+                high[i] = PICK(v[2 * i], v[2 * i + 1], 2, 6, 3, 7);
+            }
+            v[0] = PICK(low[0], low[1], 0, 1, 4, 5), v[1] = PICK(low[0], low[1], 2, 3, 6, 7);
+            v[2] = PICK(high[0], high[1], 0, 1, 4, 5), v[3] = PICK(high[0], high[1], 2, 3, 6, 7);
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++) memcpy(block + (x + i) * MXN_CROP_ROWS + r, &v[i], sizeof *v);
+        }
+}
+#undef PICK
+
 /* The rows fill the lanes, so that a tap is one broadcast weight and one load, wherever it starts. */
-static void resample_block(const float *block, const int32_t *first, const int32_t *last, const float *weight, int taps,
-                           int count, int rows, uint8_t *out) {
+static void resample_block(const float *const rows[MXN_CROP_ROWS], int length, float *block, const int32_t *first,
+                           const int32_t *last, const float *weight, int taps, int count, int written, uint8_t *out) {
     enum { VECTORS = MXN_CROP_ROWS / VF_LANES };
+    turn_floats(rows, length, block);
     for (int start = 0; start < count; start += 16) {
         const int columns = count - start < 16 ? count - start : 16;
         u8x16 turned[16] = {{0}};
@@ -82,8 +116,8 @@ static void resample_block(const float *block, const int32_t *first, const int32
         }
         turn_bytes(turned);
         if (columns == 16)
-            for (int r = 0; r < rows; r++) memcpy(out + r * count + start, &turned[r], 16);
+            for (int r = 0; r < written; r++) memcpy(out + r * count + start, &turned[r], 16);
         else
-            for (int r = 0; r < rows; r++) memcpy(out + r * count + start, &turned[r], (size_t)columns);
+            for (int r = 0; r < written; r++) memcpy(out + r * count + start, &turned[r], (size_t)columns);
     }
 }

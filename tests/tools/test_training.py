@@ -537,6 +537,37 @@ def test_distil_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "teacher" in capsys.readouterr().err
 
 
+def test_sharpened_answers_are_what_the_student_learns(tmp_path: Path) -> None:
+    """Squared votes and teachers against the same with a teacher whose last layer doubles its logits."""
+    data, one, two = write_data(tmp_path / "data.npz", count=40), tmp_path / "one", tmp_path / "two"
+    faces = read_ferplus(data, "train")
+    sharp = faces.sharpened(2)
+    np.testing.assert_allclose(sharp.targets.sum(axis=1), 1, rtol=1e-6)
+    squares = faces.targets**2
+    np.testing.assert_allclose(sharp.targets * squares.sum(axis=1, keepdims=True), squares, rtol=1e-5)
+    np.testing.assert_array_equal(sharp.labels, faces.labels)
+    assert faces.sharpened(1).targets.tobytes() == faces.targets.tobytes()
+    torch.manual_seed(0)
+    network = TeacherNetwork("small").eval()
+    write_teacher(one, network, "nothing")
+    with torch.no_grad():
+        network.head[1].weight *= 2
+        network.head[1].bias *= 2
+    write_teacher(two, network, "nothing")
+    # The votes have no part in it, nor rare expressions.
+    arguments = ["--epochs", "1", "--batch", "16", "--views", "1", "--quiet", "--no-bfloat16", "--teacher-weight", "1"]
+    found = []
+    for teacher, power in ((one, "2"), (two, "1"), (one, "1")):
+        out = tmp_path / f"{teacher.name}-{power}"
+        sharpen = ["--teacher", str(teacher), "--sharpen", power, "--least-share", "0"]
+        assert distil.main([str(data), str(out), *arguments, *sharpen]) == 0
+        found.append(read_weights(out).tensors["fc2.bias"])
+    np.testing.assert_allclose(found[0], found[1], atol=2e-3)  # teachers are kept as float16
+    assert np.abs(found[0] - found[2]).max() > 1e-4
+    with pytest.raises(SystemExit):
+        distil.main([str(data), str(tmp_path / "three"), *arguments, "--sharpen", "0"])
+
+
 def test_faces_without_labels_learn_from_the_teacher_alone() -> None:
     torch.manual_seed(0)
     z, t, targets = torch.randn(3, 8), torch.randn(3, 8), torch.softmax(torch.randn(3, 8), 1)
