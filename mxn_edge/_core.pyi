@@ -65,3 +65,17 @@ class DetectorNetwork:
     ) -> list[tuple[float, float, float, float, float, float, float, float]]: ...
     def answers(self, gray: NDArray[np.uint8]) -> NDArray[np.float32]: ...
     def refiner_answers(self, pixels: NDArray[np.uint8]) -> list[float]: ...
+
+class Pipeline:
+    def __init__(
+        self,
+        detector: DetectorNetwork,
+        cropper: Cropper,
+        network: Network,
+        standardise: bool,
+        labels: tuple[str, ...],
+        options: tuple[float, float, int],
+    ) -> None: ...
+    def run(
+        self, frame: NDArray[np.uint8], color: str
+    ) -> list[tuple[tuple[int, int, int, int], str, float, dict[str, float], NDArray[np.float32], float]]: ...

@@ -14,6 +14,7 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.exc cimport PyErr_Clear
+from libc.math cimport rint
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport free
 
@@ -32,6 +33,11 @@ cdef extern from * nogil:
     static void *allocate_aligned(size_t bytes) { return aligned_alloc(64, (bytes + 63) / 64 * 64); }
     """
     void *allocate_aligned(size_t bytes)
+
+
+cdef extern from "shapes.h":
+    enum:
+        MXN_CLASSES_MAX
 
 
 cdef extern from "pool.h" nogil:
@@ -235,6 +241,7 @@ cdef extern from "mxn.h" nogil:
 cdef enum:
     FACE_SIZE = 84
     FACE_PIXELS = 84 * 84
+    FACES_MAX = 512 # of one frame
 
 MAX_THREADS = MXN_THREADS_MAX
 
@@ -449,8 +456,6 @@ cdef class Network:
     cdef int run(self, Py_buffer *source, Py_buffer *target) except -1:
         cdef bint bytes_in = source.format[0] == b"B"
         cdef Py_ssize_t count = source.len // (FACE_PIXELS * source.itemsize)
-        cdef mxn_workspace *workspace
-        cdef void *surplus
         cdef mxn_status status
         if source.format[1] != 0 or not (bytes_in or source.format[0] == b"f"):
             raise TypeError("faces must be uint8 or native float32")
@@ -461,21 +466,23 @@ cdef class Network:
         if target.len != count * self.classes * <Py_ssize_t>sizeof(float):
             raise ValueError(f"out must be n × {self.classes} for n faces")
         with nogil:
-            workspace = <mxn_workspace *>mxn_pool_take(&self.workspaces)
-            if workspace == NULL:
-                workspace = mxn_workspace_new()
-            if workspace == NULL:
-                status = MXN_ERROR_MEMORY
-            else:
-                status = self.run_batch(workspace, bytes_in, source.buf, count, <float *>target.buf)
-                surplus = mxn_pool_give(&self.workspaces, workspace)
-                if surplus != NULL:
-                    mxn_workspace_free(<mxn_workspace *>surplus)
+            status = self.classify(bytes_in, source.buf, count, <float *>target.buf)
         if status == MXN_ERROR_MEMORY:
             raise MemoryError
         if status == MXN_ERROR_NOT_FINITE:
             raise ValueError("a face contains NaN or infinity")
         return 0
+
+    cdef mxn_status classify(self, bint bytes_in, const void *faces, Py_ssize_t count, float *logits) noexcept nogil:
+        cdef mxn_workspace *workspace = <mxn_workspace *>mxn_pool_take(&self.workspaces)
+        cdef mxn_status status
+        if workspace == NULL:
+            workspace = mxn_workspace_new()
+        if workspace == NULL:
+            return MXN_ERROR_MEMORY
+        status = self.run_batch(workspace, bytes_in, faces, count, logits)
+        mxn_workspace_free(<mxn_workspace *>mxn_pool_give(&self.workspaces, workspace))
+        return status
 
     cdef mxn_status run_batch(
         self, mxn_workspace *workspace, bint bytes_in, const void *faces, Py_ssize_t count, float *logits
@@ -780,35 +787,39 @@ cdef class DetectorNetwork:
         """
         cdef Py_buffer source
         cdef mxn_image image
-        cdef mxn_detect_options options = mxn_detect_options(min_face, score_threshold, max_faces)
-        cdef mxn_detection[512] found # no more than that are ever returned
-        cdef mxn_status status
-        cdef mxn_detector_workspace *workspace
+        cdef mxn_detection[FACES_MAX] found
         cdef mxn_box square
-        cdef int i
-        cdef int count = 0
-        options.max_faces = min(max_faces, 512)
+        cdef int i, count
         PyObject_GetBuffer(frame, &source, PyBUF_STRIDES | PyBUF_FORMAT)
         try:
             describe(&source, color, &image)
-            with nogil:
-                workspace = self.take()
-                if workspace == NULL:
-                    status = MXN_ERROR_MEMORY
-                else:
-                    status = mxn_detect(self.detector, workspace, &image, &options, found, &count)
-                    self.give(workspace)
+            count = self.find(&image, min_face, score_threshold, max_faces, found)
         finally:
             PyBuffer_Release(&source)
-        if status == MXN_ERROR_MEMORY:
-            raise MemoryError
-        if status != MXN_OK:
-            raise ValueError(f"min_face {min_face}, score_threshold {score_threshold} or max_faces {max_faces} is out of range")
         boxes = []
         for i in range(count):
             square = mxn_face_square(&found[i], MXN_FACE_SCALE)
             boxes.append((found[i].x, found[i].y, found[i].width, found[i].height, found[i].score, square.x, square.y, square.width))
         return boxes
+
+    cdef int find(
+        self, const mxn_image *image, double min_face, float score_threshold, int max_faces, mxn_detection *found
+    ) except -1:
+        """Writes up to FACES_MAX faces, the surest first, and returns how many."""
+        cdef mxn_detect_options options = mxn_detect_options(min_face, score_threshold, min(max_faces, FACES_MAX))
+        cdef mxn_detector_workspace *workspace
+        cdef mxn_status status = MXN_ERROR_MEMORY
+        cdef int count = 0
+        with nogil:
+            workspace = self.take()
+            if workspace != NULL:
+                status = mxn_detect(self.detector, workspace, image, &options, found, &count)
+                self.give(workspace)
+        if status == MXN_ERROR_MEMORY:
+            raise MemoryError
+        if status != MXN_OK:
+            raise ValueError(f"min_face {min_face}, score_threshold {score_threshold} or max_faces {max_faces} is out of range")
+        return count
 
     def answers(self, gray):
         """What the network says of every cell: float32, cells × 5. gray: C-contiguous uint8, height × width."""
@@ -859,6 +870,126 @@ cdef class DetectorNetwork:
         finally:
             PyBuffer_Release(&source)
         return [said[i] for i in range(5)]
+
+
+cdef class Pipeline:
+    """Frame -> the expressions of its faces in one call. What it does would also be a dozen Python calls, which take a tenth
+    of the time when the interpreter's own code has left the caches."""
+
+    cdef DetectorNetwork detector
+    cdef Cropper cropper
+    cdef Network network
+    cdef bint standardise
+    cdef double min_face
+    cdef float score_threshold
+    cdef int max_faces
+    cdef tuple labels
+
+    def __init__(self, DetectorNetwork detector, Cropper cropper, Network network, bint standardise, tuple labels, options):
+        """standardise: faces before the network sees them. labels: of its classes. options: as for DetectorNetwork.detect."""
+        if len(labels) != network.classes:
+            raise ValueError(f"{len(labels)} labels for {network.classes} classes")
+        self.detector, self.cropper, self.network, self.standardise = detector, cropper, network, standardise
+        self.labels = labels
+        self.min_face, self.score_threshold, self.max_faces = options
+
+    def run(self, frame, str color):
+        """A list, the largest face first, of: box inside the frame (x, y, width, height in whole pixels), label, its
+        probability, a dict of all probabilities, logits, score of the detector. frame: as for Cropper.crop."""
+        cdef Py_buffer source, target
+        cdef mxn_image image
+        cdef mxn_detection[FACES_MAX] found
+        cdef int classes = self.network.classes
+        cdef int i, k, best, count
+        cdef float *row
+        cdef float[MXN_CLASSES_MAX] probabilities
+        PyObject_GetBuffer(frame, &source, PyBUF_STRIDES | PyBUF_FORMAT)
+        try:
+            describe(&source, color, &image)
+            count = self.detector.find(&image, self.min_face, self.score_threshold, self.max_faces, found)
+            if count == 0:
+                return []
+            largest_first(found, count)
+            logits = empty((count, classes), float32)
+            PyObject_GetBuffer(logits, &target, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
+            try:
+                self.look_at(&image, found, count, <float *>target.buf)
+                faces = []
+                for i in range(count):
+                    row = <float *>target.buf + i * classes
+                    mxn_softmax(row, classes, 1, probabilities)
+                    best = 0
+                    by_label = {}
+                    for k in range(classes):
+                        by_label[self.labels[k]] = probabilities[k]
+                        if probabilities[k] > probabilities[best]:
+                            best = k
+                    faces.append(
+                        (inside(&image, &found[i]), self.labels[best], probabilities[best], by_label, logits[i], found[i].score)
+                    )
+            finally:
+                PyBuffer_Release(&target)
+        finally:
+            PyBuffer_Release(&source)
+        return faces
+
+    cdef int look_at(self, const mxn_image *image, const mxn_detection *found, int count, float *logits) except -1:
+        """Crops and classifies the faces."""
+        cdef mxn_box square
+        cdef Scratch *scratch
+        cdef uint8_t *crops
+        cdef mxn_status status = MXN_OK
+        cdef size_t needed = 0
+        cdef int i
+        for i in range(count):
+            square = mxn_face_square(&found[i], MXN_FACE_SCALE)
+            needed = max(needed, mxn_crop_scratch_bytes(square, FACE_SIZE))
+        with nogil:
+            scratch = self.cropper.take(needed + count * FACE_PIXELS)
+            if scratch == NULL:
+                status = MXN_ERROR_MEMORY
+            else:
+                crops = <uint8_t *>scratch + 64 + needed
+                for i in range(count):
+                    square = mxn_face_square(&found[i], MXN_FACE_SCALE)
+                    status = mxn_crop_gray(
+                        self.cropper.backend, image, square, FACE_SIZE, crops + i * FACE_PIXELS, <char *>scratch + 64, needed
+                    )
+                    if status != MXN_OK:
+                        break
+                    if self.standardise:
+                        mxn_standardise(crops + i * FACE_PIXELS, FACE_PIXELS)
+                if status == MXN_OK:
+                    status = self.network.classify(True, crops, count, logits)
+                free(mxn_pool_give(&self.cropper.scratches, scratch))
+        if status == MXN_ERROR_MEMORY:
+            raise MemoryError
+        if status != MXN_OK:
+            raise ValueError("a face is too large to be cropped")
+        return 0
+
+
+cdef void largest_first(mxn_detection *found, int count) noexcept:
+    """By the area of their boxes; those that are alike stay in their order."""
+    cdef mxn_detection face
+    cdef int i, j
+    for i in range(1, count):
+        face = found[i]
+        j = i
+        while j > 0 and <double>found[j - 1].width * found[j - 1].height < <double>face.width * face.height:
+            found[j] = found[j - 1]
+            j -= 1
+        found[j] = face
+
+
+cdef tuple inside(const mxn_image *image, const mxn_detection *face):
+    """The part of a box that lies inside the frame, in whole pixels; at least one pixel."""
+    cdef int left, top, right, bottom
+    left = <int>min(max(rint(face.x), 0), image.width - 1)
+    top = <int>min(max(rint(face.y), 0), image.height - 1)
+    right = <int>min(max(rint(<double>face.x + face.width), left + 1), image.width)
+    bottom = <int>min(max(rint(<double>face.y + face.height), top + 1), image.height)
+    return left, top, right - left, bottom - top
 
 
 def face_square(double x, double y, double width, double height, double scale):

@@ -93,7 +93,7 @@ class Preprocessor:
     """
 
     def __init__(self, preprocessing: str, *, isa: str | None = None) -> None:
-        self._crop = _core.Cropper(isa).crop
+        self._cropper = _core.Cropper(isa)
         self._paper = preprocessing == "microexpnet-paper"
         self._standardise = preprocessing == "face-square-standardised"
 
@@ -104,13 +104,13 @@ class Preprocessor:
     def crop_box(self, frame: Frame, x: float, y: float, width: float, height: float, out: NDArray[np.uint8]) -> None:
         """As `crop` for a box of any shape, which is stretched to a square."""
         if not self._paper:
-            self._crop(frame.pixels, frame.color, x, y, width, height, out)
+            self._cropper.crop(frame.pixels, frame.color, x, y, width, height, out)
             if self._standardise:
                 _core.standardise(out)
             return
         whole = np.empty((256, 256), np.uint8)
-        self._crop(frame.pixels, frame.color, x, y, width, height, whole)
-        self._crop(whole, "gray", 32, 32, 224, 224, out)
+        self._cropper.crop(frame.pixels, frame.color, x, y, width, height, whole)
+        self._cropper.crop(whole, "gray", 32, 32, 224, 224, out)
 
 
 def empty_faces(count: int) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Recognizer: frame -> the expression of every face in it. Imports detector, preprocess, student.
+"""Recognizer: frame -> the expression of every face in it. Imports detector, preprocess, student and _core.
 
 The main job, top to bottom: detect, crop, classify.
 """
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mxn_edge import _core
 from mxn_edge.detector import Detector, FaceDetector, YuNetDetector
 from mxn_edge.preprocess import Frame, Preprocessor, check_frame, empty_faces
 from mxn_edge.student import Precision, Student, softmax
@@ -88,12 +89,16 @@ class Recognizer:
         if detector is not None and options:
             raise ValueError(f"{', '.join(options)}: options of the package's detector; another one was given")
         self._detector: FaceDetector
+        #: Of the package's own parts; what a user has written is called step by step.
+        self._pipeline: _core.Pipeline | None = None
         if detector is None:
             self._detector = Detector(isa=isa, **options)
         elif isinstance(detector, str | os.PathLike):
             self._detector = YuNetDetector(detector)
         else:
             self._detector = detector
+        if type(self._detector) is Detector and type(self.student) is Student:
+            self._pipeline = _in_one_call(self._detector, self.student, self._preprocessor)
 
     def predict(self, frame: NDArray[np.uint8], color: str = "bgr") -> list[Face]:
         """Expressions of all faces in a frame, the largest face first; an empty list when there is none.
@@ -107,6 +112,8 @@ class Recognizer:
             ValueError: its shape, size or colour name is not one of the accepted.
         """
         checked = check_frame(frame, color)
+        if self._pipeline is not None:
+            return [Face(*fields) for fields in self._pipeline.run(*checked)]
         found = self._detector.detect(checked.pixels, checked.color)
         detections = sorted(found, key=lambda box: box.width * box.height, reverse=True)
         crops = empty_faces(len(detections))
@@ -160,6 +167,15 @@ class Recognizer:
             for box, score, face_logits, row in zip(boxes, scores, logits, rows, strict=True)
             for best in [row.index(max(row))]
         ]
+
+
+def _in_one_call(detector: Detector, student: Student, preprocessor: Preprocessor) -> _core.Pipeline | None:
+    """Detection, crops and student without Python between them; None for the paper's crops, which take two steps."""
+    if student.info.preprocessing == "microexpnet-paper":
+        return None
+    standardise = student.info.preprocessing == "face-square-standardised"
+    parts = detector._network, preprocessor._cropper, student._network
+    return _core.Pipeline(*parts, standardise, student.labels, detector._options)
 
 
 def _clip(frame: Frame, x: float, y: float, width: float, height: float) -> tuple[int, int, int, int]:

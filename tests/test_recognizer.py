@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mxn_edge import Box, Face, Recognizer, Student, _core
+from mxn_edge import Box, Detector, Face, Recognizer, Student, _core
+from mxn_edge.detector import DEFAULT_DETECTOR
 from mxn_edge.preprocess import Square
-from mxn_edge.weights import write_weights
+from mxn_edge.student import DEFAULT_MODEL, Precision
+from mxn_edge.weights import read_detector_weights, read_weights, write_weights
 
 
 class FixedDetector:
@@ -103,6 +106,56 @@ def test_faces_do_not_depend_on_each_other(portrait: np.ndarray) -> None:
     together = Recognizer(detector=FixedDetector(*boxes)).predict(portrait)
     alone = [Recognizer(detector=FixedDetector(box)).predict(portrait)[0] for box in boxes]
     assert same(sorted(together, key=lambda f: f.box), sorted(alone, key=lambda f: f.box))
+
+
+class OtherDetector:
+    """The package's detector as a user's own, which is called step by step."""
+
+    def __init__(self, **options: float) -> None:
+        self.inner = Detector(**options)  # type: ignore[arg-type]
+
+    def detect(self, frame: np.ndarray, color: str = "bgr") -> list[Box]:
+        return self.inner.detect(frame, color)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("preprocessing", ["face-square", "face-square-standardised"])
+def test_one_call_gives_what_its_steps_give(portrait: np.ndarray, preprocessing: str, precision: Precision) -> None:
+    student = Student(replace(read_weights(DEFAULT_MODEL), preprocessing=preprocessing), precision=precision)
+    small = portrait[::2, ::2]
+    several = np.full((400, 600, 3), 90, np.uint8)
+    for y, x in ((0, 0), (130, 300), (200, -40)):  # one reaches over the border
+        part = small[: 400 - y, max(0, -x) :]
+        several[y : y + len(part), max(0, x) : max(0, x) + part.shape[1]] = part
+    options = {"score_threshold": 0.1, "min_face": 0.08}
+    whole, stepwise = Recognizer(student, **options), Recognizer(student, OtherDetector(**options))
+    counts = []
+    for frame, color in ((portrait, "bgr"), (several, "rgb"), (several[:, :, 1], "gray"), (several[::-1, ::-1], "bgr")):
+        faces = whole.predict(frame, color)
+        counts.append(len(faces))
+        assert same(faces, stepwise.predict(frame, color))
+    assert min(counts[:3]) >= 1
+    assert max(counts) >= 2
+
+
+def test_one_call_checks_what_it_is_given(portrait: np.ndarray) -> None:
+    weights = read_detector_weights(DEFAULT_DETECTOR)
+    student = read_weights(DEFAULT_MODEL)
+    parts = (
+        _core.DetectorNetwork(weights.tensors),
+        _core.Cropper(),
+        _core.Network(student.architecture, student.tensors),
+    )
+    with pytest.raises(ValueError, match="7 labels for 8 classes"):
+        _core.Pipeline(*parts, True, student.labels[:7], (0.1, 0.5, 32))
+    with pytest.raises(ValueError, match="min_face 0"):
+        _core.Pipeline(*parts, True, student.labels, (0.0, 0.5, 32)).run(portrait, "bgr")
+    pipeline = _core.Pipeline(*parts, True, student.labels, (0.1, 0.3, 32))
+    with pytest.raises(TypeError, match="uint8"):
+        pipeline.run(portrait.astype(np.float32), "bgr")
+    with pytest.raises(ValueError, match="wrong shape"):
+        pipeline.run(portrait[:, :, 0], "bgr")
+    assert len(pipeline.run(portrait, "bgr")) == 1
 
 
 def test_to_dict_is_json(recognizer: Recognizer, portrait: np.ndarray) -> None:
