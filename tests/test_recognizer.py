@@ -309,7 +309,8 @@ def test_a_portrait_says_the_same_wherever_it_hangs(data_dir: Path) -> None:
     recognizer = Recognizer(detector=data_dir / "detectors" / "face_detection_yunet_2023mar.onnx")
     rng = np.random.default_rng(1)
     same_answer, alone, pasted = [], [], []
-    for index in rng.choice(len(rows), 500, replace=False):
+    # Of five hundred the difference below would be off by two points either way.
+    for index in rng.choice(len(rows), 1500, replace=False):
         photo = cv2.imread(str(data_dir / "portraits" / rows[index][0]))
         expected = recognizer.predict(photo)
         if not expected:
@@ -323,7 +324,7 @@ def test_a_portrait_says_the_same_wherever_it_hangs(data_dir: Path) -> None:
             same_answer.append(answers[0].expression == expected[0].expression)
             alone.append(expected[0].expression == rows[index][2])
             pasted.append(answers[0].expression == rows[index][2])
-    assert len(same_answer) > 400
+    assert len(same_answer) > 1200
     assert np.mean(same_answer) > 0.85
     assert np.mean(alone) > 0.6
-    assert abs(np.mean(pasted) - np.mean(alone)) < 0.04, (np.mean(pasted), np.mean(alone))
+    assert abs(np.mean(pasted) - np.mean(alone)) < 0.035, (np.mean(pasted), np.mean(alone))

@@ -101,6 +101,8 @@ def train_and_write(
     )
     unlabelled = int((faces.labels < 0).sum())
     votes = f"FER+ votes of {len(faces) - unlabelled} training faces"
+    if args.sharpen != 1:
+        note += f", sharpened by {args.sharpen:g}"
     if unlabelled:
         votes += f" and {unlabelled} faces without labels"
     training = f"{votes}, {args.epochs} epochs, seed {args.seed}, {note}"
