@@ -46,13 +46,13 @@ static axis axis_of(double start, double extent, int size) {
     return a;
 }
 
-static void fill_axis(const axis *axis_to_fill) {
-    const axis copy = *axis_to_fill, *a = &copy; /* so that the compiler knows that nothing written is part of it */
-    const double support = filter_support(a), slope = 1 / support;
-    for (int i = 0; i < a->size; i++) {
-        const double center = filter_center(a, i);
+/* By value, so that the compiler knows that nothing it writes is part of it. */
+static void fill_axis(const axis a) {
+    const double support = filter_support(&a), slope = 1 / support;
+    for (int i = 0; i < a.size; i++) {
+        const double center = filter_center(&a, i);
         const int32_t begin = whole(center - support + 0.5), end = whole(center + support + 0.5);
-        float *weight = a->weight + (size_t)i * a->taps;
+        float *weight = a.weight + (size_t)i * a.taps;
         double sum = 0;
         for (int32_t s = begin; s < end; s++) {
             const double w = 1.0 - fabs(s + 0.5 - center) * slope;
@@ -61,8 +61,8 @@ static void fill_axis(const axis *axis_to_fill) {
         }
         const float scale = (float)(1 / sum);
         for (int t = 0; t < end - begin; t++) weight[t] *= scale;
-        a->first[i] = begin - a->begin;
-        a->last[i] = end - a->begin;
+        a.first[i] = begin - a.begin;
+        a.last[i] = end - a.begin;
     }
 }
 
@@ -166,8 +166,8 @@ mxn_status mxn_crop_gray(const mxn_backend *backend, const mxn_image *image, mxn
         image->color < MXN_COLOR_GRAY || image->color > MXN_COLOR_BGRA || !lay_out(&l, box, size, scratch))
         return MXN_ERROR_ARGUMENT;
     if (scratch_bytes < l.bytes || (uintptr_t)scratch % MXN_ALIGNMENT != 0) return MXN_ERROR_MEMORY;
-    fill_axis(&l.x);
-    fill_axis(&l.y);
+    fill_axis(l.x);
+    fill_axis(l.y);
 
     const pixel_layout pixels = pixel_layout_of(image);
     const int length = l.x.end - l.x.begin, kept = MXN_CROP_ROWS + l.y.open;
