@@ -82,7 +82,7 @@ class Recognizer:
         precision: Precision = "auto",
         isa: str | None = None,
     ) -> None:
-        self.student = model if isinstance(model, Student) else Student.load(model, precision=precision, isa=isa)
+        self._student = model if isinstance(model, Student) else Student.load(model, precision=precision, isa=isa)
         self._preprocessor = Preprocessor(self.student.info.preprocessing, isa=self.student.info.isa)
         given = {"min_face": min_face, "score_threshold": score_threshold, "max_faces": max_faces}
         options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -99,6 +99,11 @@ class Recognizer:
             self._detector = detector
         if type(self._detector) is Detector and type(self.student) is Student:
             self._pipeline = _in_one_call(self._detector, self.student, self._preprocessor)
+
+    @property
+    def student(self) -> Student:
+        """The network that names the expressions."""
+        return self._student
 
     def predict(self, frame: NDArray[np.uint8], color: str = "bgr") -> list[Face]:
         """Expressions of all faces in a frame, the largest face first; an empty list when there is none.

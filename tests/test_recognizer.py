@@ -146,6 +146,11 @@ def test_one_call_checks_what_it_is_given(portrait: np.ndarray) -> None:
         _core.Cropper(),
         _core.Network(student.architecture, student.tensors),
     )
+    for missing in range(3):
+        with pytest.raises(TypeError, match="None"):
+            _core.Pipeline(*(None if i == missing else part for i, part in enumerate(parts)), True, (), (0.1, 0.5, 32))
+    with pytest.raises(TypeError):
+        _core.Pipeline.__new__(_core.Pipeline)
     with pytest.raises(ValueError, match="7 labels for 8 classes"):
         _core.Pipeline(*parts, True, student.labels[:7], (0.1, 0.5, 32))
     with pytest.raises(ValueError, match="min_face 0"):

@@ -13,7 +13,10 @@ cdef class Pipeline:
     cdef int max_faces
     cdef tuple labels
 
-    def __init__(self, DetectorNetwork detector, Cropper cropper, Network network, bint standardise, tuple labels, options):
+    def __cinit__(
+        self, DetectorNetwork detector not None, Cropper cropper not None, Network network not None, bint standardise,
+        tuple labels not None, options
+    ):
         """standardise: faces before the network sees them. labels: of its classes. options: as for DetectorNetwork.detect."""
         if len(labels) != network.classes:
             raise ValueError(f"{len(labels)} labels for {network.classes} classes")
