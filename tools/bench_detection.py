@@ -22,9 +22,8 @@ from mxn_edge.onnx_model import build_model
 from mxn_edge.preprocess import Preprocessor, check_frame, empty_faces
 from mxn_edge.student import DEFAULT_MODEL
 from mxn_edge.weights import read_weights
-from tools.command_line import HelpFormatter, between
 from tools.detector_photos import YUNET_FILE, split_names
-from tools.terminal import markdown
+from tools.terminal import HelpFormatter, between, markdown
 
 Picture = NDArray[np.uint8]
 

@@ -7,7 +7,6 @@ import hashlib
 import json
 import platform
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -17,42 +16,8 @@ import torch
 
 from tools.augment import AUGMENT_HELP, NO_AUGMENTATION, AugmentOptions
 from tools.ferplus import LABELS, Faces
+from tools.terminal import between, fraction
 from tools.training import Scores, TrainOptions
-
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, but only those that say something."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
-
-
-def between(low: int, high: int) -> Callable[[str], int]:
-    """Return an argparse type for whole numbers from low to high."""
-
-    def number(text: str) -> int:
-        value = int(text)
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{value} is not between {low} and {high}")
-        return value
-
-    return number
-
-
-def fraction(text: str) -> float:
-    """Argparse type for numbers from 0 to 1."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")
-    return value
-
-
-def positive(text: str) -> float:
-    """Argparse type for finite numbers above 0."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{value} is not a finite number above 0")
-    return value
 
 
 def add_training_options(parser: argparse.ArgumentParser, defaults: TrainOptions, dropout: float) -> None:

@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mxn_edge.detector import Detector
-from tools.command_line import HelpFormatter, fraction
 from tools.detector_photos import YUNET_FILE, Split, YuNet, split_names
-from tools.terminal import markdown
+from tools.terminal import HelpFormatter, fraction, markdown
 
 Picture = NDArray[np.uint8]
 #: x, y, width, height, score.

@@ -17,10 +17,9 @@ import cv2
 import numpy as np
 
 from mxn_edge import Recognizer
-from tools.command_line import HelpFormatter, between
 from tools.detector_photos import YUNET_FILE
 from tools.ferplus import LABELS, read_ferplus
-from tools.terminal import markdown
+from tools.terminal import HelpFormatter, between, markdown
 
 
 @dataclass(frozen=True)

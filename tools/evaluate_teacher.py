@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from tools.augment import resize_faces
-from tools.command_line import HelpFormatter, between
 from tools.ferplus import LABELS, SPLITS, FerPlusError, read_ferplus
 from tools.metrics import measure
 from tools.teacher_network import TEACHER_SIZE, TeacherFileError, read_teacher
+from tools.terminal import HelpFormatter, between
 from tools.training import predict
 
 

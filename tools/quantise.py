@@ -19,10 +19,10 @@ if not __package__:  # run as a file: the repository is not on the path
 from mxn_edge.preprocess import Frame, Preprocessor, check_frame, empty_faces
 from mxn_edge.student import Student
 from mxn_edge.weights import WeightFileError, Weights, read_weights, write_weights
-from tools.command_line import HelpFormatter, between, fraction
 from tools.ferplus import FerPlusError, read_ferplus
 from tools.labelled_faces import LabelledFacesError, read_cropped_faces
 from tools.quantisation import QuantisationError, QuantisedStudent, rescale
+from tools.terminal import HelpFormatter, between, fraction
 
 Faces = NDArray[np.uint8]
 

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from mxn_edge.weights import WeightFileError, Weights, read_weights, write_weights
 from tools.augment import AugmentOptions, preparation, render, resize_faces
-from tools.command_line import HelpFormatter, between
 from tools.ferplus import LABELS, Faces, FerPlusError, read_ferplus
 from tools.metrics import measure
 from tools.quantisation import QuantisationError, QuantisedStudent, rescale
 from tools.student_network import from_weights
+from tools.terminal import HelpFormatter, between
 from tools.training import TeacherLogits, TrainingError, TrainOptions, predict, run_views, seeded, train
 
 

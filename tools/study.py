@@ -26,9 +26,9 @@ from mxn_edge.student import Student, active_isa
 from mxn_edge.weights import tensor_shapes
 from tools import distil
 from tools.augment import INPUT_SIZE, AugmentOptions
-from tools.command_line import HelpFormatter, between, fraction
 from tools.ferplus import LABELS, Faces, FerPlusError, read_ferplus
 from tools.student_network import StudentNetwork
+from tools.terminal import HelpFormatter, between, fraction
 from tools.train_student import INPUT_SCALE
 from tools.training import TrainOptions, soft_cross_entropy, train
 

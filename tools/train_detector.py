@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tools.command_line import HelpFormatter, between
 from tools.detector_network import DetectorNetwork, as_input, detect, detection_loss
 from tools.detector_photos import Photo, label, load, load_fer, portrait_names, split_names
 from tools.detector_views import SIDE, HardPlace, Sources, Studio
+from tools.terminal import HelpFormatter, between
 
 #: Faces that the network sees in a background count as errors to learn from when it is surer than this.
 MINED_SCORE = 0.15

@@ -23,7 +23,6 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from mxn_edge.weights import read_detector_weights
-from tools.command_line import HelpFormatter, between
 from tools.detector_network import (
     REFINED_SIZE,
     REFINED_SQUARE,
@@ -35,6 +34,7 @@ from tools.detector_network import (
 )
 from tools.detector_photos import Photo, label
 from tools.detector_views import HardPlace, Sources
+from tools.terminal import HelpFormatter, between
 from tools.train_detector import gather, mine
 
 Picture = NDArray[np.uint8]

@@ -13,18 +13,10 @@ import torch
 
 from mxn_edge.weights import ARCHITECTURES, INPUT_SIZE, MAX_HIDDEN, write_weights
 from tools.augment import preparation, resize_faces
-from tools.command_line import (
-    HelpFormatter,
-    add_training_options,
-    between,
-    parse,
-    positive,
-    prepare_outputs,
-    training_options,
-    write_report,
-)
+from tools.command_line import add_training_options, parse, prepare_outputs, training_options, write_report
 from tools.ferplus import LABELS, Faces, FerPlusError, read_ferplus
 from tools.student_network import StudentNetwork, from_weights, to_weights
+from tools.terminal import HelpFormatter, above_zero, between
 from tools.training import (
     Loss,
     Pictures,
@@ -127,7 +119,7 @@ def add_student_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--sharpen",
-        type=positive,
+        type=above_zero,
         default=1.0,
         metavar="POWER",
         help="exponent on the probabilities to learn: above 1 what most raters say counts for more",
