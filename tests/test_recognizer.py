@@ -111,8 +111,8 @@ def test_faces_do_not_depend_on_each_other(portrait: np.ndarray) -> None:
 class OtherDetector:
     """The package's detector as a user's own, which is called step by step."""
 
-    def __init__(self, **options: float) -> None:
-        self.inner = Detector(**options)  # type: ignore[arg-type]
+    def __init__(self, *, score_threshold: float, min_face: float) -> None:
+        self.inner = Detector(score_threshold=score_threshold, min_face=min_face)
 
     def detect(self, frame: np.ndarray, color: str = "bgr") -> list[Box]:
         return self.inner.detect(frame, color)
