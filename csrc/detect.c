@@ -486,43 +486,62 @@ static void sort(candidate *c, int count) {
         for (int k = i; k > 0 && c[k].score > c[k - 1].score; k--) swap(&c[k], &c[k - 1]);
 }
 
-/* Looks at candidates, in pixels of the image, once more: new scores and boxes, the surest first. */
-static mxn_status refine(const mxn_detector *d, mxn_detector_workspace *w, const mxn_image *image, int count) {
+/* A second look at a candidate, in pixels of the image: its box and, of the second network alone, the logit. */
+static mxn_status look(const mxn_detector *d, mxn_detector_workspace *w, const mxn_image *image, candidate *c, float *logit) {
     const mxn_image reduced = {w->gray, w->width, w->height, w->width, 1, 0, MXN_COLOR_GRAY};
     const float to_x = (float)w->width / (float)image->width, to_y = (float)w->height / (float)image->height;
+    const float side = REFINED_SQUARE * fmaxf(c->x1 - c->x0, c->y1 - c->y0);
+    const float cx = (c->x0 + c->x1) / 2, cy = (c->y0 + c->y1) / 2;
+    mxn_box square = {cx - side / 2, cy - side / 2, side, side};
+    /* The reduced picture is enough for what is reduced again, and costs less to read. */
+    const mxn_image *source = image;
+    if (side * to_x >= MXN_REFINER_SIZE && side * to_y >= MXN_REFINER_SIZE) {
+        square = (mxn_box){square.x * to_x, square.y * to_y, side * to_x, side * to_y};
+        source = &reduced;
+    }
+    const size_t bytes = mxn_crop_scratch_bytes(square, MXN_REFINER_SIZE);
+    if (bytes == 0) { /* no such square: weights that say nonsense */
+        *logit = -INFINITY;
+        return MXN_OK;
+    }
+    if (!reserve(w, bytes)) return MXN_ERROR_MEMORY;
+    const mxn_status status = mxn_crop_gray(d->backend, source, square, MXN_REFINER_SIZE, w->refiner.pixels, w->scratch,
+                                            w->scratch_bytes);
+    if (status != MXN_OK) return status;
+    mxn_standardise(w->refiner.pixels, MXN_REFINER_PIXELS);
+    float said[ANSWERS];
+    mxn_refiner_answers(d, w, w->refiner.pixels, said);
+    const float x = cx + said[1] * side, y = cy + said[2] * side;
+    const float half_width = side / 2 * expf(clamp_log(said[3])), half_height = side / 2 * expf(clamp_log(said[4]));
+    c->x0 = x - half_width, c->y0 = y - half_height, c->x1 = x + half_width, c->y1 = y + half_height;
+    *logit = said[0];
+    return MXN_OK;
+}
+
+/* Looks at all candidates: new scores and boxes, the surest first. */
+static mxn_status refine(const mxn_detector *d, mxn_detector_workspace *w, const mxn_image *image, int count) {
     for (int i = 0; i < count; i++) {
         candidate *c = &w->candidate[i];
-        const float side = REFINED_SQUARE * fmaxf(c->x1 - c->x0, c->y1 - c->y0);
-        const float cx = (c->x0 + c->x1) / 2, cy = (c->y0 + c->y1) / 2;
-        mxn_box square = {cx - side / 2, cy - side / 2, side, side};
-        /* The reduced picture is enough for what is reduced again, and costs less to read. */
-        const mxn_image *source = image;
-        if (side * to_x >= MXN_REFINER_SIZE && side * to_y >= MXN_REFINER_SIZE) {
-            square = (mxn_box){square.x * to_x, square.y * to_y, side * to_x, side * to_y};
-            source = &reduced;
-        }
-        const size_t bytes = mxn_crop_scratch_bytes(square, MXN_REFINER_SIZE);
-        if (bytes == 0) { /* no such square: weights that say nonsense */
-            c->score = 0;
-            continue;
-        }
-        if (!reserve(w, bytes)) return MXN_ERROR_MEMORY;
-        const mxn_status status = mxn_crop_gray(d->backend, source, square, MXN_REFINER_SIZE, w->refiner.pixels, w->scratch,
-                                                w->scratch_bytes);
+        float logit;
+        const mxn_status status = look(d, w, image, c, &logit);
         if (status != MXN_OK) return status;
-        mxn_standardise(w->refiner.pixels, MXN_REFINER_PIXELS);
-        float said[ANSWERS];
-        mxn_refiner_answers(d, w, w->refiner.pixels, said);
-        const float x = cx + said[1] * side, y = cy + said[2] * side;
-        const float half_width = side / 2 * expf(clamp_log(said[3])), half_height = side / 2 * expf(clamp_log(said[4]));
         /* The mean of both logits. */
         const float score = fminf(c->score, 0.999999f); /* of 1 the logit is infinite, and could not be overruled */
-        const float logit = (logf(score / (1 - score)) + said[0]) / 2;
-        *c = (candidate){x - half_width, y - half_height, x + half_width, y + half_height, 1 / (1 + expf(-logit))};
+        c->score = 1 / (1 + expf(-(logf(score / (1 - score)) + logit) / 2));
         if (!(c->score >= 0)) c->score = 0; /* NaN */
     }
     sort(w->candidate, count);
     return MXN_OK;
+}
+
+/* Looks once more at a face, now that it is known better where it is: its box becomes the mean of both. */
+static mxn_status settle(const mxn_detector *d, mxn_detector_workspace *w, const mxn_image *image, candidate *face) {
+    candidate again = *face;
+    float logit;
+    const mxn_status status = look(d, w, image, &again, &logit);
+    face->x0 = (face->x0 + again.x0) / 2, face->y0 = (face->y0 + again.y0) / 2;
+    face->x1 = (face->x1 + again.x1) / 2, face->y1 = (face->y1 + again.y1) / 2;
+    return status;
 }
 
 mxn_status mxn_detect(const mxn_detector *detector, mxn_detector_workspace *workspace, const mxn_image *image,
@@ -550,9 +569,11 @@ mxn_status mxn_detect(const mxn_detector *detector, mxn_detector_workspace *work
     const float least = (float)(LEAST * options->min_face * shorter);
     int n = 0;
     for (int i = 0; i < left && n < options->max_faces; i++) {
-        const candidate *c = &workspace->candidate[i];
+        candidate *c = &workspace->candidate[i];
+        if (c->score < options->score_threshold) break;
+        status = settle(detector, workspace, image, c);
+        if (status != MXN_OK) return status;
         const mxn_detection d = {c->x0, c->y0, c->x1 - c->x0, c->y1 - c->y0, c->score};
-        if (d.score < options->score_threshold) break;
         const bool in_view = d.x < image->width && d.y < image->height && d.x + d.width > 0 && d.y + d.height > 0;
         if (in_view && d.width * d.height >= least * least) found[n++] = d;
     }

@@ -99,15 +99,15 @@ def test_network_in_torch(tensors: dict[str, np.ndarray]) -> None:
     assert np.allclose(network.refiner_answers(standardised), expected, atol=0.05)
 
 
-def second_look(
-    tensors: dict[str, np.ndarray], frame: np.ndarray, reduced: np.ndarray, boxes: np.ndarray, scores: np.ndarray
+def look(
+    tensors: dict[str, np.ndarray], frame: np.ndarray, reduced: np.ndarray, boxes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """New boxes and scores, the surest first. A square that is reduced anyway is cut from the reduced frame."""
+    """New boxes and logits. A square that is reduced anyway is cut from the reduced frame."""
     to_y, to_x = np.array(reduced.shape) / frame.shape
     cropper = _core.Cropper()
     pixels = np.empty((48, 48), np.uint8)
-    new_boxes, new_scores = [], []
-    for (x0, y0, x1, y1), score in zip(boxes, scores, strict=True):
+    new_boxes, logits = [], []
+    for x0, y0, x1, y1 in boxes:
         side = 1.4 * max(x1 - x0, y1 - y0)
         cx, cy = (x0 + x1) / 2, (y0 + y1) / 2
         x, y = cx - side / 2, cy - side / 2
@@ -120,9 +120,8 @@ def second_look(
         w, h = (side / 2 * np.exp(np.clip(v, -3, 3)) for v in (log_width, log_height))
         x, y = cx + dx * side, cy + dy * side
         new_boxes.append((x - w, y - h, x + w, y + h))
-        new_scores.append(1 / (1 + np.exp(-(np.log(score / (1 - score)) + logit) / 2)))
-    order = np.argsort(-np.array(new_scores), kind="stable")
-    return np.array(new_boxes)[order], np.array(new_scores)[order]
+        logits.append(logit)
+    return np.array(new_boxes), np.array(logits)
 
 
 @pytest.mark.parametrize("isa", available_isas())
@@ -153,17 +152,22 @@ def test_boxes(tensors: dict[str, np.ndarray], isa: str, shape: tuple[int, int])
     boxes, scores = boxes[chosen], scores[chosen]
     kept = suppress(boxes)[:16]
     boxes, scores = boxes[kept] * np.tile([shape[1] / width, shape[0] / height], 2), scores[kept]
-    boxes, scores = second_look(tensors, frame, reduced, boxes, scores)
+    boxes, logits = look(tensors, frame, reduced, boxes)
+    scores = 1 / (1 + np.exp(-(np.log(scores / (1 - scores)) + logits) / 2))
+    order = np.argsort(-scores, kind="stable")
+    boxes, scores = boxes[order], scores[order]
     kept = [i for i in suppress(boxes) if scores[i] >= threshold]
     boxes, scores = boxes[kept], scores[kept]
+    boxes = (boxes + look(tensors, frame, reduced, boxes)[0]) / 2
     sides = boxes[:, 2:] - boxes[:, :2]
     seen = (boxes[:, 0] < shape[1]) & (boxes[:, 1] < shape[0]) & (boxes[:, 2:] > 0).all(1)
     wanted = seen & (np.sqrt(sides.prod(1)) >= 0.8 * min_face * min(shape))
     expected = np.concatenate([boxes[:, :2], sides, scores[:, None]], 1)[wanted]
     assert len(expected) > 0
     assert len(found) == len(expected)
-    # A square's float32 corner may round a pixel of the crop the other way.
-    assert np.abs(np.array(found)[:, :5] - expected)[:, :4].max() < 0.3
+    # A square's float32 corner may round a pixel of the crop the other way; untrained weights, looking again, make more
+    # of that.
+    assert np.abs(np.array(found)[:, :5] - expected)[:, :4].max() < 1
     assert np.abs(np.array(found)[:, :5] - expected)[:, 4].max() < 3e-3
 
 
