@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # tools/ and tests/ are not installed with the package.
 sys.path.insert(0, str(ROOT))
 
+from mxn_edge import available_isas  # noqa: E402
 from mxn_edge.weights import Weights, tensor_shapes  # noqa: E402
+from tests.networks import ALGORITHMS, ALL_ISAS  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -102,6 +104,20 @@ def quantised_weights() -> Callable[..., Weights]:
     Activations fill 0..255 and beyond on random faces; `extreme`: every int8 weight is 127 or -127.
     """
     return _quantised_weights
+
+
+@pytest.fixture(params=ALL_ISAS)
+def isa(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    if name not in available_isas():
+        pytest.skip(f"this CPU does not run {name} (tests/test_c_core.py emulates what it can)")
+    return name
+
+
+@pytest.fixture(params=ALGORITHMS)
+def algorithm(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
 
 
 @pytest.fixture(scope="session", params=["module", "file"])
