@@ -16,14 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mxn_edge.detector import Detector
 from mxn_edge.weights import INPUT_SIZE
-from tools.blends import blend
 from tools.command_line import parse, prepare_outputs, view_options
-from tools.ferplus import LABELS, Faces, FerPlusError, read_ferplus
+from tools.ferplus import Faces, FerPlusError, read_ferplus
 from tools.labelled_faces import LabelledFacesError, read_unlabelled_faces
 from tools.teacher_network import TeacherFileError, TeacherNetwork, read_teacher
 from tools.terminal import HelpFormatter, between, fraction
@@ -53,18 +51,13 @@ def distillation_loss(labels_loss: Loss, temperature: float, weight: float, *, s
     return loss
 
 
-def without_labels(images: NDArray[np.uint8]) -> Faces:
-    """Faces with targets of zero: the labels' cross-entropy is 0 for them."""
-    count = len(images)
-    return Faces(images, np.zeros((count, len(LABELS)), np.float32), np.full(count, -1))
-
-
-def joined(parts: Sequence[Faces]) -> Faces:
-    """All of the faces, in order."""
+def with_unlabelled(labelled: Faces, folder: Path) -> Faces:
+    """Append the faces of a folder's photos, with targets of zero: the labels' cross-entropy is 0 for them."""
+    images = read_unlabelled_faces(folder, Detector(), labelled.images.shape[1])
     return Faces(
-        np.concatenate([part.images for part in parts]),
-        np.concatenate([part.targets for part in parts]),
-        np.concatenate([part.labels for part in parts]),
+        np.concatenate([labelled.images, images]),
+        np.concatenate([labelled.targets, np.zeros((len(images), labelled.targets.shape[1]), np.float32)]),
+        np.concatenate([labelled.labels, np.full(len(images), -1)]),
     )
 
 
@@ -91,16 +84,12 @@ def _run(args: argparse.Namespace) -> None:
         raise TrainingError("--teacher is needed (python -m tools.train_teacher makes one), or --teacher-weight 0")
     teachers = [read_teacher(path) for path in args.teacher] if args.teacher_weight > 0 else []
     labelled, valid = read_ferplus(args.data, "train").sharpened(args.sharpen), read_ferplus(args.data, "valid")
-    seed = args.seed if args.view_seed is None else args.view_seed
-    # Parts have views of their own, so that runs with and without one share the rest.
-    parts = [labelled]
-    if args.unlabelled is not None:
-        parts.append(without_labels(read_unlabelled_faces(args.unlabelled, Detector(), labelled.images.shape[1])))
-    if args.blends > 0:
-        parts.append(without_labels(blend(labelled.images, args.blends, seed)))
-    faces = joined(parts)
+    faces = labelled if args.unlabelled is None else with_unlabelled(labelled, args.unlabelled)
     prepare_outputs(args)
+    # Photos have views of their own, so that runs with and without them share the rest.
+    parts = [part for part in (labelled, faces[len(labelled) :]) if len(part)]
     augment, folder, progress = view_options(args), args.cache or args.out.with_suffix(".views"), not args.quiet
+    seed = args.seed if args.view_seed is None else args.view_seed
 
     def shown(part: Faces) -> CachedViews:
         return CachedViews(part, augment, seed, INPUT_SIZE, args.preprocessing, folder, progress=progress)
@@ -117,7 +106,7 @@ def _run(args: argparse.Namespace) -> None:
     odds = share.clamp_min(args.least_share) / share.clamp_min(taught)
 
     def teacher_logits(view: int) -> Tensor:
-        mean = torch.stack([_view(parts, view) for parts in answers]).mean(0)
+        mean = torch.stack([_joined(parts, view) for parts in answers]).mean(0)
         return torch.add(odds.log(), mean, alpha=args.sharpen)
 
     loss = distillation_loss(
@@ -146,12 +135,12 @@ def _run(args: argparse.Namespace) -> None:
         loss,
         note,
         teacher=teacher,
-        pictures=lambda view: _view(pictures, view),
+        pictures=lambda view: _joined(pictures, view),
         setup=setup,
     )
 
 
-def _view(parts: Sequence[Callable[[int], Tensor]], view: int) -> Tensor:
+def _joined(parts: Sequence[Callable[[int], Tensor]], view: int) -> Tensor:
     return parts[0](view) if len(parts) == 1 else torch.cat([part(view) for part in parts])
 
 
@@ -174,12 +163,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--teacher-least-share", type=fraction, help="--least-share of the teachers' training, if it was another")
     add("--unlabelled", type=Path, metavar="FOLDER", help="photos whose faces learn from the teacher alone")
-    add(
-        "--blends",
-        type=between(0, 10_000_000),
-        default=0,
-        help="pictures between two faces that learn from the teacher alone",
-    )
     add("--temperature", type=float, default=8.0, metavar="T", help="softens both answers")
     add("--teacher-weight", type=fraction, default=0.5, metavar="L", help="the teacher's part of the loss")
     add("--scale-gradient", action="store_true", help="multiply the teacher's part by T^2 (the paper does not)")
@@ -189,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
         default=24,
         help="different views of the faces, shown in turn, then mirrored",
     )
-    add("--view-seed", type=int, metavar="SEED", help="seed of views and blends alone (default: that of everything)")
+    add("--view-seed", type=int, metavar="SEED", help="seed of the views alone (default: that of everything)")
     add(
         "--cache",
         type=Path,

@@ -13,7 +13,6 @@ pytest.importorskip("tqdm", reason="the training tools need tqdm (pip install mx
 
 import torch.nn.functional as F  # noqa: E402
 
-from mxn_edge.detector import Detector  # noqa: E402
 from mxn_edge.weights import read_weights  # noqa: E402
 from tests.tools.toy_data import write_data  # noqa: E402
 from tools import distil  # noqa: E402
@@ -23,9 +22,8 @@ from tools.augment import (  # noqa: E402
     preparation,
     render,
 )
-from tools.blends import blend  # noqa: E402
 from tools.ferplus import read_ferplus  # noqa: E402
-from tools.labelled_faces import LabelledFacesError, read_unlabelled_faces  # noqa: E402
+from tools.labelled_faces import LabelledFacesError  # noqa: E402
 from tools.student_network import StudentNetwork  # noqa: E402
 from tools.teacher_network import (  # noqa: E402
     TEACHER_SIZE,
@@ -199,73 +197,27 @@ def test_faces_without_labels_learn_from_the_teacher_alone() -> None:
     assert alone.item() == pytest.approx(-(torch.softmax(t[2] / 2, 0) * F.log_softmax(z[2] / 2, 0)).sum().item() / 2)
 
 
-def test_photos_and_blends_join_the_training_faces(tmp_path: Path, portrait: np.ndarray) -> None:
+def test_photos_join_the_training_faces(tmp_path: Path, portrait: np.ndarray) -> None:
     cv2 = pytest.importorskip("cv2")
-    data, photos = write_data(tmp_path / "data.npz", count=20), tmp_path / "photos"
-    labelled = read_ferplus(data, "train")
+    labelled = read_ferplus(write_data(tmp_path / "data.npz", count=20), "train")
+    photos = tmp_path / "photos"
     (photos / "more").mkdir(parents=True)
     with pytest.raises(LabelledFacesError, match="no face was found in any of 0 pictures"):
-        read_unlabelled_faces(photos, Detector(), 48)
+        distil.with_unlabelled(labelled, photos)
     cv2.imwrite(str(photos / "more" / "a.png"), portrait)
     cv2.imwrite(str(photos / "blank.png"), np.zeros((100, 100), np.uint8))
-    (photo,) = read_unlabelled_faces(photos, Detector(), 48)
-    assert photo.std() > 20
-    faces = distil.joined([labelled, distil.without_labels(photo[None])])
-    assert (len(faces), faces.targets[-1].sum(), faces.labels[-1]) == (len(labelled) + 1, 0, -1)
+    faces = distil.with_unlabelled(labelled, photos)
+    assert len(faces) == len(labelled) + 1
+    assert faces.targets[-1].sum() == 0
+    assert faces.images[-1].std() > 20
     np.testing.assert_array_equal(faces.images[:-1], labelled.images)
 
     teacher, out = tmp_path / "teacher", tmp_path / "s.safetensors"
     write_teacher(teacher, TeacherNetwork("small"), "nothing")
-    arguments = [
-        str(data),
-        str(out),
-        "--teacher",
-        str(teacher),
-        "--epochs",
-        "1",
-        "--batch",
-        "7",
-        "--views",
-        "1",
-        "--quiet",
-    ]
-    for extra, faces_without, files in (
-        ([], 0, 2),
-        (["--unlabelled", str(photos)], 1, 4),
-        (["--unlabelled", str(photos), "--blends", "30"], 31, 6),
-    ):
-        assert distil.main([*arguments, *extra]) == 0
-        note = f" and {faces_without} faces without labels" if faces_without else ""
-        assert f"{len(labelled)} training faces{note}" in read_weights(out).training
-        assert len(list(out.with_suffix(".views").glob("*.npy"))) == files  # views and answers of each part, once
-
-
-def test_blends_go_over_from_one_face_to_another() -> None:
-    black, white = np.zeros((1, 48, 48), np.uint8), np.full((1, 48, 48), 200, np.uint8)
-    blends = blend(np.concatenate([black, white]), 400, seed=3)
-    assert blends.shape == (400, 48, 48)
-    # Of each set of two, either both show a face twice or each shows both, exchanged.
-    pairs = blends.reshape(200, 2, 48, 48).astype(int)
-    both = pairs.std((2, 3)).min(1) > 0
-    assert 60 < both.sum() < 140
-    assert set(np.unique(pairs[~both])) == {0, 200}
-    means = pairs[both].mean((1, 2, 3))
-    assert means.min() < 90 < 110 < means.max()
-    steepest = np.abs(np.diff(pairs[both], axis=3)).max((1, 2, 3))
-    assert steepest.min() < 15  # they shine through each other
-    assert steepest.max() > 60  # or are cut
-    np.testing.assert_array_equal(blend(white, 5, seed=1), np.repeat(white, 5, 0))
-    assert len(blend(white, 0, seed=1)) == 0
-
-
-def test_blends_show_every_face_alike_and_depend_on_the_seed() -> None:
-    faces = np.repeat(np.arange(50, dtype=np.uint8)[:, None, None], 12, 1).repeat(12, 2)
-    twice = blend(faces, 100, seed=1).astype(float)
-    assert twice.mean() == pytest.approx(faces.mean(), abs=2)
-    np.testing.assert_array_equal(blend(faces, 100, seed=1), twice)
-    assert (blend(faces, 100, seed=2) != twice).any()
-    np.testing.assert_array_equal(blend(faces, 50, seed=1), twice[:50])
-    assert (twice[:50] != twice[50:]).any()
+    arguments = [str(tmp_path / "data.npz"), str(out), "--teacher", str(teacher), "--unlabelled", str(photos)]
+    assert distil.main([*arguments, "--epochs", "1", "--batch", "7", "--views", "1", "--quiet"]) == 0
+    assert f"{len(labelled)} training faces and 1 faces without labels" in read_weights(out).training
+    assert len(list(out.with_suffix(".views").glob("*.npy"))) == 4  # views and answers, with labels and without
 
 
 def test_no_teacher_is_needed_where_it_has_no_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
