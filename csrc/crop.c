@@ -9,7 +9,7 @@
 
 #include "backend.h"
 
-enum { PREFETCHED_ROWS = 4, CACHE_LINE = 64 };
+enum { PREFETCHED_ROWS = 4 };
 
 /* One axis. Output i is the sum of weight[i][t] * source[begin + first[i] + t] over t < last[i] - first[i]; source is counted
  * in pixels of the image and may lie outside it. */
@@ -153,7 +153,7 @@ static void convert_row(const mxn_backend *backend, const mxn_image *image, cons
     const uint8_t *start = pixels->data + y * image->row_stride + begin * image->column_stride;
     /* The rows are far apart, and too short for the CPU to see where they lead. */
     const uintptr_t ahead = (uintptr_t)start + (uintptr_t)(PREFETCHED_ROWS * image->row_stride);
-    for (ptrdiff_t i = 0; i < count * image->column_stride; i += CACHE_LINE) __builtin_prefetch((const void *)(ahead + (uintptr_t)i));
+    for (ptrdiff_t i = 0; i < count * image->column_stride; i += MXN_CACHE_LINE) __builtin_prefetch((const void *)(ahead + (uintptr_t)i));
     backend->float32->gray_row(start, image->column_stride, pixels->offset, pixels->luma, count, l->gray + before);
     for (int i = 0; i < before; i++) l->gray[i] = l->gray[before];
     for (int i = before + count; i < length; i++) l->gray[i] = l->gray[before + count - 1];

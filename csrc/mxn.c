@@ -99,10 +99,10 @@ static mxn_status run(const mxn_model *model, mxn_workspace *workspace, const vo
     if (model->precision == MXN_PRECISION_FLOAT32) {
         /* Instructions of a convolution are about 10 KB, unrolled as they are. When they come from afar the processor waits for
          * the next few lines at every turn; asked for as data all lines come together. */
-        enum { CODE_BYTES = 10 * 1024, CACHE_LINE = 64 };
+        enum { CODE_BYTES = 10 * 1024 };
         const uintptr_t code[] = {as_bytes ? (uintptr_t)model->conv1_u8 : (uintptr_t)model->conv1, (uintptr_t)model->conv2};
         for (int layer = 0; layer < 2; layer++)
-            for (uintptr_t line = code[layer]; line < code[layer] + CODE_BYTES; line += CACHE_LINE)
+            for (uintptr_t line = code[layer]; line < code[layer] + CODE_BYTES; line += MXN_CACHE_LINE)
                 __builtin_prefetch((const void *)line);
     }
     while (count > 0) {

@@ -91,7 +91,8 @@ enum {
 #define MXN_INT8_MAX 127
 #define MXN_BYTE_MAX 255
 
-#define MXN_ALIGNMENT 64 /* bytes; of every buffer that a kernel loads with aligned loads */
+#define MXN_ALIGNMENT 64  /* bytes; of every buffer that a kernel loads with aligned loads */
+#define MXN_CACHE_LINE 64 /* bytes that a prefetch brings */
 
 #ifndef __cplusplus
 _Static_assert((MXN_CONV1_POOLED_OUTPUT - 1) * MXN_CONV1_POOLED_STRIDE + MXN_CONV1_KERNEL == MXN_IMAGE_ROWS,

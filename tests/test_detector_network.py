@@ -140,6 +140,8 @@ def test_second_look(tensors: dict[str, np.ndarray], isa: str) -> None:
 @pytest.mark.parametrize("shape", [(100, 140), (61, 33), (200, 320)])
 def test_boxes(tensors: dict[str, np.ndarray], isa: str, shape: tuple[int, int]) -> None:
     """From a frame to boxes, step by step in NumPy. Answers rounded another way would choose other cells."""
+    # Random weights move a box so far that the next look would make much of every rounded pixel.
+    tensors = tensors | {"refine.out.weight": tensors["refine.out.weight"] / 4}
     frame = np.random.default_rng(3).integers(0, 256, shape, np.uint8)
     min_face, threshold = 0.2, 0.6
     found = _core.DetectorNetwork(tensors, isa).detect(frame, "gray", min_face, threshold, 500)
@@ -165,9 +167,8 @@ def test_boxes(tensors: dict[str, np.ndarray], isa: str, shape: tuple[int, int])
     expected = np.concatenate([boxes[:, :2], sides, scores[:, None]], 1)[wanted]
     assert len(expected) > 0
     assert len(found) == len(expected)
-    # A square's float32 corner may round a pixel of the crop the other way; untrained weights, looking again, make more
-    # of that.
-    assert np.abs(np.array(found)[:, :5] - expected)[:, :4].max() < 1
+    # A square's float32 corner may round a pixel of the crop the other way.
+    assert np.abs(np.array(found)[:, :5] - expected)[:, :4].max() < 0.3
     assert np.abs(np.array(found)[:, :5] - expected)[:, 4].max() < 3e-3
 
 

@@ -4,14 +4,13 @@
  * and its rows are too short for the CPU to see that the next ones follow: they are asked for here. */
 MXN_INLINE void average_some(const uint8_t *const rows[MXN_SCALE_ROWS], const uint16_t weight[MXN_SCALE_ROWS], const int count,
                              int elements, ptrdiff_t ahead, const bool add, uint16_t *sum) {
-    enum { CACHE_LINE = 64 };
     const uint8_t *row[MXN_SCALE_ROWS];
     vh w[MXN_SCALE_ROWS];
 #pragma GCC unroll 5
     for (int r = 0; r < count; r++) row[r] = rows[r], w[r] = vh_constant(weight[r]);
     int i = 0;
     for (; i + VH_LANES <= elements; i += VH_LANES) {
-        if (i % CACHE_LINE == 0)
+        if (i % MXN_CACHE_LINE == 0)
 #pragma GCC unroll 5
             for (int r = 0; r < count; r++) __builtin_prefetch((const void *)((uintptr_t)(row[r] + i) + (uintptr_t)ahead));
         vh s = add ? vh_load(sum + i) : vh_zero();

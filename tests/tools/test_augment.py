@@ -10,20 +10,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="the training tools need PyTorch (pip install mxn-edge[train])")
 pytest.importorskip("tqdm", reason="the training tools need tqdm (pip install mxn-edge[train])")
 
-
 from mxn_edge.preprocess import Preprocessor, check_frame, empty_faces  # noqa: E402
 from tests.tools.toy_data import random_faces  # noqa: E402
-from tools.augment import (  # noqa: E402
-    NO_AUGMENTATION,
-    AugmentOptions,
-    draw_views,
-    preparation,
-    render,
-    resize_faces,
-)
-from tools.training import (  # noqa: E402
-    seeded,
-)
+from tools.augment import NO_AUGMENTATION, AugmentOptions, draw_views, preparation, render, resize_faces  # noqa: E402
+from tools.training import seeded  # noqa: E402
 
 # The work is tiny: threads would only wait for each other.
 torch.set_num_threads(1)

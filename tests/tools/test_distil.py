@@ -16,28 +16,12 @@ import torch.nn.functional as F  # noqa: E402
 from mxn_edge.weights import read_weights  # noqa: E402
 from tests.tools.toy_data import write_data  # noqa: E402
 from tools import distil  # noqa: E402
-from tools.augment import (  # noqa: E402
-    NO_AUGMENTATION,
-    AugmentOptions,
-    preparation,
-    render,
-)
+from tools.augment import NO_AUGMENTATION, AugmentOptions, preparation, render  # noqa: E402
 from tools.ferplus import read_ferplus  # noqa: E402
 from tools.labelled_faces import LabelledFacesError  # noqa: E402
 from tools.student_network import StudentNetwork  # noqa: E402
-from tools.teacher_network import (  # noqa: E402
-    TEACHER_SIZE,
-    TeacherNetwork,
-    write_teacher,
-)
-from tools.training import (  # noqa: E402
-    TrainOptions,
-    predict,
-    run_views,
-    seeded,
-    soft_cross_entropy,
-    train,
-)
+from tools.teacher_network import TEACHER_SIZE, TeacherNetwork, write_teacher  # noqa: E402
+from tools.training import TrainOptions, predict, run_views, seeded, soft_cross_entropy, train  # noqa: E402
 from tools.view_cache import CachedTeacher, CachedViews  # noqa: E402
 
 # The work is tiny: threads would only wait for each other.

@@ -8,15 +8,12 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the training tools need PyTorch (pip install mxn-edge[train])")
-pytest.importorskip("tqdm", reason="the training tools need tqdm (pip install mxn-edge[train])")
-
 
 from mxn_edge.weights import ARCHITECTURES, write_weights  # noqa: E402
+from tests.networks import MakeWeights  # noqa: E402
 from tests.reference import reference_logits  # noqa: E402
-from tests.tools.toy_data import random_faces, random_weights  # noqa: E402
-from tools.augment import (  # noqa: E402
-    resize_faces,
-)
+from tests.tools.toy_data import random_faces  # noqa: E402
+from tools.augment import resize_faces  # noqa: E402
 from tools.ferplus import LABELS  # noqa: E402
 from tools.student_network import StudentNetwork, from_weights, to_weights  # noqa: E402
 
@@ -31,7 +28,7 @@ def test_the_default_student_has_65000_parameters() -> None:
 
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
-def test_network_matches_a_reference_without_torch(architecture: str) -> None:
+def test_network_matches_a_reference_without_torch(architecture: str, random_weights: MakeWeights) -> None:
     weights = random_weights(architecture, hidden=7, classes=6)
     faces = random_faces(2, size=84 // 12 * 16)[:, :84, :84]
     expected = reference_logits(weights, faces)
@@ -41,7 +38,9 @@ def test_network_matches_a_reference_without_torch(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
-def test_weights_survive_the_round_trip_bit_for_bit(architecture: str, tmp_path: Path) -> None:
+def test_weights_survive_the_round_trip_bit_for_bit(
+    architecture: str, tmp_path: Path, random_weights: MakeWeights
+) -> None:
     weights = random_weights(architecture, seed=3)
     again = to_weights(from_weights(weights), weights.labels, weights.preprocessing, weights.training)
     for name, tensor in weights.tensors.items():
@@ -52,7 +51,7 @@ def test_weights_survive_the_round_trip_bit_for_bit(architecture: str, tmp_path:
 
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
-def test_folding_keeps_the_logits(architecture: str) -> None:
+def test_folding_keeps_the_logits(architecture: str, random_weights: MakeWeights) -> None:
     torch.manual_seed(0)
     network = StudentNetwork(architecture, 9, batch_norm=True, dropout=0.5, input_scale=1 / 256)
     faces = resize_faces(torch.from_numpy(random_faces(16)))

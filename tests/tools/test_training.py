@@ -12,15 +12,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="the training tools need PyTorch (pip install mxn-edge[train])")
 pytest.importorskip("tqdm", reason="the training tools need tqdm (pip install mxn-edge[train])")
 
-
 from mxn_edge.weights import read_weights, write_weights  # noqa: E402
-from tests.tools.toy_data import random_faces, random_weights, write_data  # noqa: E402
+from tests.networks import MakeWeights  # noqa: E402
+from tests.tools.toy_data import random_faces, write_data  # noqa: E402
 from tools import evaluate_teacher, train_student, train_teacher  # noqa: E402
-from tools.augment import (  # noqa: E402
-    NO_AUGMENTATION,
-    AugmentOptions,
-    resize_faces,
-)
+from tools.augment import NO_AUGMENTATION, AugmentOptions, resize_faces  # noqa: E402
 from tools.ferplus import LABELS, read_ferplus  # noqa: E402
 from tools.student_network import StudentNetwork, to_weights  # noqa: E402
 from tools.teacher_network import (  # noqa: E402
@@ -30,14 +26,7 @@ from tools.teacher_network import (  # noqa: E402
     read_teacher,
     write_teacher,
 )
-from tools.training import (  # noqa: E402
-    TrainingError,
-    TrainOptions,
-    predict,
-    score,
-    soft_cross_entropy,
-    train,
-)
+from tools.training import TrainingError, TrainOptions, predict, score, soft_cross_entropy, train  # noqa: E402
 
 # The work is tiny: threads would only wait for each other.
 torch.set_num_threads(1)
@@ -172,7 +161,7 @@ def test_teacher_survives_its_file(tmp_path: Path) -> None:
         torch.testing.assert_close(network(faces * 0.5 + 20), expected, rtol=0, atol=0.2)  # light says little
 
 
-def test_a_foreign_teacher_is_refused(tmp_path: Path) -> None:
+def test_a_foreign_teacher_is_refused(tmp_path: Path, random_weights: MakeWeights) -> None:
     write_weights(tmp_path / "student", random_weights("microexpnet-p12"))
     (tmp_path / "text").write_text("hello")
     for name in ("student", "text"):

@@ -1,4 +1,4 @@
-"""Made-up votes, faces and weights that the tests of the training tools share. Imports numpy and the package only."""
+"""Made-up votes and faces that the tests of the training tools share. Imports numpy only."""
 
 from __future__ import annotations
 
@@ -6,22 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mxn_edge.weights import Weights, tensor_shapes
-
 VOTE_NAMES = [
     *("neutral", "happiness", "surprise", "sadness", "anger"),
     *("disgust", "fear", "contempt", "unknown", "not-a-face"),
 ]
-
-
-def random_weights(architecture: str, hidden: int = 5, classes: int = 8, seed: int = 0) -> Weights:
-    random = np.random.default_rng(seed)
-    tensors = {
-        name: (random.normal(size=shape) / np.sqrt(np.prod(shape[:-1]))).astype(np.float32)
-        for name, shape in tensor_shapes(architecture, hidden, classes).items()
-    }
-    tensors["conv1.weight"] /= 128
-    return Weights(architecture, tuple(f"label {i}" for i in range(classes)), "face-square", "random", tensors)
 
 
 def random_faces(count: int, seed: int = 0, size: int = 48) -> np.ndarray:
