@@ -28,6 +28,8 @@ static const float NMS_IOU = 0.4f, NMS_INSIDE = 0.65f;
 /* So many candidates get a second look, the surest ones; those below this score do not. */
 enum { LOOKS = 16 };
 static const float LEAST_CANDIDATE = 0.15f;
+/* Candidates that have this score after it are looked at mirrored, too. */
+static const float LEAST_MIRRORED = 0.3f;
 /* Side of the square that is cut out, in units of the longer side of the box. */
 static const float REFINED_SQUARE = 1.4f;
 
@@ -363,48 +365,73 @@ static void sort(candidate *c, int count) {
         for (int k = i; k > 0 && c[k].score > c[k - 1].score; k--) swap(&c[k], &c[k - 1]);
 }
 
-/* A second look at a candidate, in pixels of the image: its box and, of the second network alone, the logit. */
-static mxn_status look(const mxn_detector *d, mxn_detector_workspace *w, const mxn_image *image, candidate *c, float *logit) {
+/* What the second look is shown of a candidate, in pixels of the image: *side becomes that of a square about its centre, and 0
+ * where there is no such square, from weights that say nonsense. */
+static mxn_status cut(const mxn_detector *d, mxn_detector_workspace *w, const mxn_image *image, const candidate *c, float *side) {
     const mxn_image reduced = {w->gray, w->width, w->height, w->width, 1, 0, MXN_COLOR_GRAY};
     const float to_x = (float)w->width / (float)image->width, to_y = (float)w->height / (float)image->height;
-    const float side = REFINED_SQUARE * fmaxf(c->x1 - c->x0, c->y1 - c->y0);
-    const float cx = (c->x0 + c->x1) / 2, cy = (c->y0 + c->y1) / 2;
-    mxn_box square = {cx - side / 2, cy - side / 2, side, side};
+    *side = REFINED_SQUARE * fmaxf(c->x1 - c->x0, c->y1 - c->y0);
+    mxn_box square = {(c->x0 + c->x1 - *side) / 2, (c->y0 + c->y1 - *side) / 2, *side, *side};
     /* The reduced picture is enough for what is reduced again, and costs less to read. */
     const mxn_image *source = image;
-    if (side * to_x >= MXN_REFINER_SIZE && side * to_y >= MXN_REFINER_SIZE) {
-        square = (mxn_box){square.x * to_x, square.y * to_y, side * to_x, side * to_y};
+    if (*side * to_x >= MXN_REFINER_SIZE && *side * to_y >= MXN_REFINER_SIZE) {
+        square = (mxn_box){square.x * to_x, square.y * to_y, square.width * to_x, square.height * to_y};
         source = &reduced;
     }
     const size_t bytes = mxn_crop_scratch_bytes(square, MXN_REFINER_SIZE);
-    if (bytes == 0) { /* no such square: weights that say nonsense */
-        *logit = -INFINITY;
+    if (bytes == 0) {
+        *side = 0;
         return MXN_OK;
     }
     if (!reserve(w, bytes)) return MXN_ERROR_MEMORY;
     const mxn_status status = mxn_crop_gray(d->backend, source, square, MXN_REFINER_SIZE, w->refiner.pixels, w->scratch,
                                             w->scratch_bytes);
-    if (status != MXN_OK) return status;
-    mxn_standardise(w->refiner.pixels, MXN_REFINER_PIXELS);
-    float said[ANSWERS];
-    mxn_refiner_answers(d, w, w->refiner.pixels, said);
-    const float x = cx + said[1] * side, y = cy + said[2] * side;
-    const float half_width = side / 2 * expf(clamp_log(said[3])), half_height = side / 2 * expf(clamp_log(said[4]));
-    c->x0 = x - half_width, c->y0 = y - half_height, c->x1 = x + half_width, c->y1 = y + half_height;
-    *logit = said[0];
-    return MXN_OK;
+    if (status == MXN_OK) mxn_standardise(w->refiner.pixels, MXN_REFINER_PIXELS);
+    return status;
 }
 
-/* Looks at all candidates: new scores and boxes, the surest first. */
+static void mirror(uint8_t *pixels) {
+    for (int y = 0; y < MXN_REFINER_SIZE; y++, pixels += MXN_REFINER_SIZE)
+        for (int left = 0, right = MXN_REFINER_SIZE - 1; left < right; left++, right--) {
+            const uint8_t pixel = pixels[left];
+            pixels[left] = pixels[right], pixels[right] = pixel;
+        }
+}
+
+/* Its logit and its box for what was cut out about a candidate, or for the mirror image of that. */
+static float look(const mxn_detector *d, mxn_detector_workspace *w, float side, bool mirrored, candidate *c) {
+    float said[ANSWERS];
+    mxn_refiner_answers(d, w, w->refiner.pixels, said);
+    const float x = (c->x0 + c->x1) / 2 + (mirrored ? -said[1] : said[1]) * side, y = (c->y0 + c->y1) / 2 + said[2] * side;
+    const float half_width = side / 2 * expf(clamp_log(said[3])), half_height = side / 2 * expf(clamp_log(said[4]));
+    c->x0 = x - half_width, c->y0 = y - half_height, c->x1 = x + half_width, c->y1 = y + half_height;
+    return said[0];
+}
+
+static void average(candidate *c, const candidate *other) {
+    c->x0 = (c->x0 + other->x0) / 2, c->y0 = (c->y0 + other->y0) / 2;
+    c->x1 = (c->x1 + other->x1) / 2, c->y1 = (c->y1 + other->y1) / 2;
+}
+
+static float probability(float logit) { return 1 / (1 + expf(-logit)); }
+
+/* Looks at all candidates, and mirrored at those that are still likely: new scores and boxes, the surest first. */
 static mxn_status refine(const mxn_detector *d, mxn_detector_workspace *w, const mxn_image *image, int count) {
     for (int i = 0; i < count; i++) {
-        candidate *c = &w->candidate[i];
-        float logit;
-        const mxn_status status = look(d, w, image, c, &logit);
+        candidate *c = &w->candidate[i], mirrored = *c;
+        float side;
+        const mxn_status status = cut(d, w, image, c, &side);
         if (status != MXN_OK) return status;
-        /* The mean of both logits. */
         const float score = fminf(c->score, 0.999999f); /* of 1 the logit is infinite, and could not be overruled */
-        c->score = 1 / (1 + expf(-(logf(score / (1 - score)) + logit) / 2));
+        const float first = logf(score / (1 - score)), second = side > 0 ? look(d, w, side, false, c) : -INFINITY;
+        /* Both networks count alike. */
+        c->score = probability((first + second) / 2);
+        if (c->score >= LEAST_MIRRORED) {
+            mirror(w->refiner.pixels);
+            const float third = look(d, w, side, true, &mirrored);
+            c->score = probability(first / 2 + (second + third) / 4);
+            average(c, &mirrored);
+        }
         if (!(c->score >= 0)) c->score = 0; /* NaN */
     }
     sort(w->candidate, count);
@@ -414,11 +441,12 @@ static mxn_status refine(const mxn_detector *d, mxn_detector_workspace *w, const
 /* Looks once more at a face, now that it is known better where it is: its box becomes the mean of both. */
 static mxn_status settle(const mxn_detector *d, mxn_detector_workspace *w, const mxn_image *image, candidate *face) {
     candidate again = *face;
-    float logit;
-    const mxn_status status = look(d, w, image, &again, &logit);
-    face->x0 = (face->x0 + again.x0) / 2, face->y0 = (face->y0 + again.y0) / 2;
-    face->x1 = (face->x1 + again.x1) / 2, face->y1 = (face->y1 + again.y1) / 2;
-    return status;
+    float side;
+    const mxn_status status = cut(d, w, image, face, &side);
+    if (status != MXN_OK || side == 0) return status;
+    look(d, w, side, false, &again);
+    average(face, &again);
+    return MXN_OK;
 }
 
 mxn_status mxn_detect(const mxn_detector *detector, mxn_detector_workspace *workspace, const mxn_image *image,
