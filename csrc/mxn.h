@@ -3,8 +3,9 @@
  *     mxn_backend_resolve(NULL, &backend);
  *     mxn_model_new(&model, &config, &weights, backend, MXN_PRECISION_FLOAT32, MXN_ALGORITHM_FASTEST);
  *     mxn_workspace *workspace = mxn_workspace_new();
- *     mxn_crop_gray(backend, &image, box, MXN_FACE_SIZE, face, scratch, scratch_bytes);
- *     mxn_logits_u8(model, workspace, face, 1, logits);
+ *     mxn_views_gray(backend, &image, box, views, true, faces, scratch, scratch_bytes);
+ *     mxn_logits_u8(model, workspace, faces, views, logits);
+ *     mxn_mean_logits(logits, classes, 1, views, means);
  *
  * Threads. Backends, models and detectors are immutable: any number of threads may use one at once. A workspace and
  * scratch memory serve one call at a time; a team any number. Every other function may be called from any thread at any
@@ -40,7 +41,7 @@ extern "C" {
 /* Of the binary interface. MAJOR is raised when programs must be compiled anew, and is part of the library's SONAME;
  * MINOR when something is added. */
 #define MXN_ABI_MAJOR 0
-#define MXN_ABI_MINOR 1
+#define MXN_ABI_MINOR 2
 #define MXN_ABI_VERSION (MXN_ABI_MAJOR * 1000 + MXN_ABI_MINOR)
 
 /* MXN_ABI_VERSION of the library that runs. It fits the header when MAJOR is the same and MINOR not smaller. */
@@ -217,7 +218,7 @@ typedef struct mxn_box {
 } mxn_box;
 
 #define MXN_IMAGE_SIDE_MAX 65535
-#define MXN_BOX_SIDE_MAX 65535.0
+#define MXN_BOX_SIDE_MAX 69000.0 /* the side of an image, and the margin of its views */
 #define MXN_CROP_SIZE_MAX 1024
 
 /* Resamples `box` to `size`×`size` grey pixels: luma of ITU-R BT.601, triangle filter whose support grows with the
@@ -241,6 +242,19 @@ mxn_status mxn_scale_gray(const mxn_backend *backend, const mxn_image *image, in
  * deviation below 10 grey levels counts as 10, so that noise is not blown up. Exact: the same on every machine. Nothing
  * to do when `count` is not positive. */
 void mxn_standardise(uint8_t *pixels, int count);
+
+/* What a student is shown of a face: `views` (1, 2 or MXN_VIEWS_MAX) grey pictures of it, MXN_FACE_PIXELS bytes each. One is
+ * the box as mxn_crop_gray gives it; several are of boxes moved by a forty-second of it to the left, right, top and bottom, the
+ * second and third mirrored. `standardise`: bring all to the same mean and deviation, as mxn_standardise does. `scratch`:
+ * mxn_views_scratch_bytes() bytes. Errors are those of mxn_crop_gray. */
+#define MXN_VIEWS_MAX 4
+size_t mxn_views_scratch_bytes(mxn_box face, int views); /* 0 when the box or the number of views is out of range */
+mxn_status mxn_views_gray(const mxn_backend *backend, const mxn_image *image, mxn_box face, int views, bool standardise,
+                          uint8_t *out, void *scratch, size_t scratch_bytes);
+
+/* The answer to each face: the means over its views of the logits, `faces` × `views` rows of `classes`; `means` has `faces` rows
+ * and may be the same array. */
+void mxn_mean_logits(const float *logits, int classes, ptrdiff_t faces, int views, float *means);
 
 /* Probabilities of `faces` rows of `classes` logits each, for logits of any size; both arrays may be the same. */
 void mxn_softmax(const float *logits, int classes, ptrdiff_t faces, float *probabilities);

@@ -50,6 +50,18 @@ class Cropper:
         height: float,
         out: NDArray[np.uint8],
     ) -> None: ...
+    def views(
+        self,
+        frame: NDArray[np.uint8],
+        color: str,
+        x: float,
+        y: float,
+        width: float,
+        height: float,
+        views: int,
+        standardise: bool,
+        out: NDArray[np.uint8],
+    ) -> None: ...
     def reduce(self, frame: NDArray[np.uint8], color: str, width: int, height: int) -> NDArray[np.uint8]: ...
 
 def standardise(face: NDArray[np.uint8]) -> None: ...
@@ -73,6 +85,7 @@ class Pipeline:
         cropper: Cropper,
         network: Network,
         standardise: bool,
+        views: int,
         labels: tuple[str, ...],
         options: tuple[float, float, int],
     ) -> None: ...

@@ -101,9 +101,11 @@ def benchmark_stages(recognizer: Recognizer, frame: NDArray[np.uint8], *, second
         ("    first network", partial(network.answers, gray)),
     ]
     if boxes:
-        preprocessor = Preprocessor(recognizer.student.info.preprocessing, isa=isa)
-        (crop,) = faces = empty_faces(1)
-        calls.append(("  crop a face", partial(preprocessor.crop, check_frame(frame), boxes[0].square, crop)))
-        preprocessor.crop(check_frame(frame), boxes[0].square, crop)
-        calls.append(("  classify it", partial(recognizer.student.logits, faces)))
+        views = recognizer.views
+        preprocessor = Preprocessor(recognizer.student.info.preprocessing, views=views, isa=isa)
+        faces = empty_faces(views)
+        shown = f", {views} views" if views > 1 else ""
+        calls.append((f"  crop a face{shown}", partial(preprocessor.crop, check_frame(frame), boxes[0].square, faces)))
+        preprocessor.crop(check_frame(frame), boxes[0].square, faces)
+        calls.append((f"  classify it{shown}", partial(recognizer.student.logits, faces)))
     return [measure(name, call, seconds=seconds) for name, call in calls]

@@ -15,6 +15,8 @@ from mxn_edge.weights import INPUT_SIZE
 
 COLORS = ("bgr", "rgb", "bgra", "rgba", "gray", "nv12", "yuyv")
 _MAX_SIDE = 65535
+#: How many pictures of a face a student may be shown.
+VIEWS = (1, 2, 4)
 
 
 class Square(NamedTuple):
@@ -89,30 +91,42 @@ class Preprocessor:
     "microexpnet-paper": the protocol of the paper's authors, that square to 256×256, of it [32:256, 32:256],
     to 84×84.
 
-    Raises `ValueError` when the instruction set is not available.
+    Args:
+        preprocessing: one of these names.
+        views: pictures of each face, 1, 2 or 4. One is the square itself; several are the square moved by a
+            forty-second of its side to the left, right, top and bottom, in this order, the second and third mirrored.
+        isa: instruction set, one of `mxn_edge.available_isas()`.
+
+    Raises:
+        ValueError: another number of views, or several with "microexpnet-paper", which has one; the instruction set is
+            not available.
     """
 
-    def __init__(self, preprocessing: str, *, isa: str | None = None) -> None:
+    def __init__(self, preprocessing: str, *, views: int = 1, isa: str | None = None) -> None:
+        paper = preprocessing == "microexpnet-paper"
+        if views not in VIEWS:
+            raise ValueError(f"views is {views!r}; expected one of {', '.join(map(str, VIEWS))}")
+        if paper and views != 1:
+            raise ValueError(f"views is {views}; weights with the preprocessing 'microexpnet-paper' take 1")
         self._cropper = _core.Cropper(isa)
-        self._paper = preprocessing == "microexpnet-paper"
+        self._paper = paper
         self._standardise = preprocessing == "face-square-standardised"
+        self.views = int(views)
 
     def crop(self, frame: Frame, square: Square, out: NDArray[np.uint8]) -> None:
-        """Write the face inside `square` to `out`: uint8, shape (84, 84), C-contiguous."""
+        """Write the face inside `square` to `out`: C-contiguous uint8, (views, 84, 84), or (84, 84) of one view."""
         self.crop_box(frame, square.x, square.y, square.side, square.side, out)
 
     def crop_box(self, frame: Frame, x: float, y: float, width: float, height: float, out: NDArray[np.uint8]) -> None:
         """As `crop` for a box of any shape, which is stretched to a square."""
         if not self._paper:
-            self._cropper.crop(frame.pixels, frame.color, x, y, width, height, out)
-            if self._standardise:
-                _core.standardise(out)
+            self._cropper.views(frame.pixels, frame.color, x, y, width, height, self.views, self._standardise, out)
             return
         whole = np.empty((256, 256), np.uint8)
         self._cropper.crop(frame.pixels, frame.color, x, y, width, height, whole)
-        self._cropper.crop(whole, "gray", 32, 32, 224, 224, out)
+        self._cropper.views(whole, "gray", 32, 32, 224, 224, 1, False, out)
 
 
-def empty_faces(count: int) -> NDArray[np.uint8]:
-    """Uninitialised memory for faces: uint8, shape (count, 84, 84)."""
-    return np.empty((count, INPUT_SIZE, INPUT_SIZE), np.uint8)
+def empty_faces(*count: int) -> NDArray[np.uint8]:
+    """Uninitialised memory for `count` faces, or for faces × views: uint8, shape (*count, 84, 84)."""
+    return np.empty((*count, INPUT_SIZE, INPUT_SIZE), np.uint8)

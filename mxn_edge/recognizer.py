@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from mxn_edge import _core
 from mxn_edge.detector import Detector, FaceDetector, YuNetDetector
-from mxn_edge.preprocess import Frame, Preprocessor, check_frame, empty_faces
-from mxn_edge.student import Precision, Student, softmax
+from mxn_edge.preprocess import VIEWS, Frame, Preprocessor, check_frame, empty_faces
+from mxn_edge.student import Precision, Student, mean_logits, softmax
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,7 +28,7 @@ class Face:
         expression: the most probable label.
         confidence: its probability, 0 to 1.
         probabilities: probability of every label; they sum to 1.
-        logits: float32, one per label, in the order of `probabilities`.
+        logits: float32, one per label, in the order of `probabilities`: the mean over the views of the face.
         detection_score: how sure the detector is that this is a face, 0 to 1; None for a face that was
             handed in already cropped.
     """
@@ -60,6 +60,9 @@ class Recognizer:
         detector: None for the package's own `Detector`, the path of a YuNet ONNX file (needs OpenCV), or any object
             with a `detect` method like theirs.
         min_face, score_threshold, max_faces: of the package's own detector, see `Detector`.
+        views: pictures of each face that the student is shown, 1, 2 or 4: moved by two of its pixels, half of them
+            mirrored (see `Preprocessor`); the answer is the mean of their logits. One is fastest, four are right most
+            often; None means four, or one for weights that ask for the paper's protocol.
         precision: "auto", "float32" or "int8" for a model that is loaded here, see `Student`, which keeps its own.
         isa: instruction set for what is loaded here, one of `mxn_edge.available_isas()`; default:
             `mxn_edge.active_isa()`. A `Student` keeps its own.
@@ -67,7 +70,7 @@ class Recognizer:
     Raises:
         OSError, WeightFileError: the weight file cannot be opened, or is not valid.
         ValueError: the instruction set is not available, or the precision not with these weights; an option of the
-            package's detector is out of its range, or was given along with another detector.
+            package's detector is out of its range, or was given along with another detector; the number of views.
         DetectorUnavailableError: YuNet cannot be had.
     """
 
@@ -79,11 +82,15 @@ class Recognizer:
         min_face: float | None = None,
         score_threshold: float | None = None,
         max_faces: int | None = None,
+        views: int | None = None,
         precision: Precision = "auto",
         isa: str | None = None,
     ) -> None:
         self._student = model if isinstance(model, Student) else Student.load(model, precision=precision, isa=isa)
-        self._preprocessor = Preprocessor(self.student.info.preprocessing, isa=self.student.info.isa)
+        info = self.student.info
+        if views is None:
+            views = 1 if info.preprocessing == "microexpnet-paper" else max(VIEWS)
+        self._preprocessor = Preprocessor(info.preprocessing, views=views, isa=info.isa)
         given = {"min_face": min_face, "score_threshold": score_threshold, "max_faces": max_faces}
         options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if detector is not None and options:
@@ -105,6 +112,11 @@ class Recognizer:
         """The network that names the expressions."""
         return self._student
 
+    @property
+    def views(self) -> int:
+        """Pictures of each face that the student is shown."""
+        return self._preprocessor.views
+
     def predict(self, frame: NDArray[np.uint8], color: str = "bgr") -> list[Face]:
         """Expressions of all faces in a frame, the largest face first; an empty list when there is none.
 
@@ -121,11 +133,11 @@ class Recognizer:
             return [Face(*fields) for fields in self._pipeline.run(*checked)]
         found = self._detector.detect(checked.pixels, checked.color)
         detections = sorted(found, key=lambda box: box.width * box.height, reverse=True)
-        crops = empty_faces(len(detections))
-        for detection, crop in zip(detections, crops, strict=True):
-            self._preprocessor.crop(checked, detection.square, crop)
+        faces = empty_faces(len(detections), self.views)
+        for detection, face in zip(detections, faces, strict=True):
+            self._preprocessor.crop(checked, detection.square, face)
         boxes = [_clip(checked, d.x, d.y, d.width, d.height) for d in detections]
-        return self._classify(crops, boxes, [d.score for d in detections])
+        return self._classify(faces, boxes, [d.score for d in detections])
 
     def predict_faces(self, crops: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], color: str = "bgr") -> list[Face]:
         """Expressions of faces that are already cropped, without detection, in the order given.
@@ -144,7 +156,7 @@ class Recognizer:
         if isinstance(crops, np.ndarray) and (crops.ndim == 2 or (crops.ndim == 3 and crops.shape[2] in (1, 3, 4))):
             raise ValueError(f"crops has the shape of one picture, {crops.shape}; put it into a list: [crop]")
         frames = [check_frame(crop, color) for crop in crops]
-        faces = empty_faces(len(frames))
+        faces = empty_faces(len(frames), self.views)
         boxes = []
         for frame, face in zip(frames, faces, strict=True):
             height, width = frame.pixels.shape[:2]
@@ -153,12 +165,13 @@ class Recognizer:
         return self._classify(faces, boxes, [None] * len(boxes))
 
     def _classify(
-        self, crops: NDArray[np.uint8], boxes: list[tuple[int, int, int, int]], scores: Sequence[float | None]
+        self, faces: NDArray[np.uint8], boxes: list[tuple[int, int, int, int]], scores: Sequence[float | None]
     ) -> list[Face]:
+        """faces: (count, views, 84, 84)."""
         if not boxes:
             return []
         labels = self.student.labels
-        logits = self.student.logits(crops)
+        logits = mean_logits(self.student, faces)
         rows = softmax(logits).tolist()
         return [
             Face(
@@ -180,7 +193,7 @@ def _in_one_call(detector: Detector, student: Student, preprocessor: Preprocesso
         return None
     standardise = student.info.preprocessing == "face-square-standardised"
     parts = detector._network, preprocessor._cropper, student._network
-    return _core.Pipeline(*parts, standardise, student.labels, detector._options)
+    return _core.Pipeline(*parts, standardise, preprocessor.views, student.labels, detector._options)
 
 
 def _clip(frame: Frame, x: float, y: float, width: float, height: float) -> tuple[int, int, int, int]:

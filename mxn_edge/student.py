@@ -192,6 +192,19 @@ def _parameter_bytes(weights: Weights, precision: str) -> int:
     return 4 * (weights.parameters + scales) - 3 * sum(layer.size for layer in layers)
 
 
+def mean_logits(student: Student, faces: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The answer to faces shown in several views: float32, (n, classes), the means of the views' logits.
+
+    Args:
+        student: gives the logits.
+        faces: uint8, (n, views, 84, 84), see `mxn_edge.preprocess.Preprocessor`.
+    """
+    count, views = faces.shape[:2]
+    logits = student.logits(faces.reshape(count * views, INPUT_SIZE, INPUT_SIZE))
+    means: NDArray[np.float32] = logits.reshape(count, views, len(student.labels)).mean(axis=1)
+    return means
+
+
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Softmax over the last axis, safe for logits of any size."""
     probabilities = np.empty_like(logits)

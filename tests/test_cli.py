@@ -118,7 +118,8 @@ def test_bench(photo: Path) -> None:
     names = [item["name"].strip() for item in report["results"]]
     assert names[:3] == ["student float32, batch 1", "student float32, batch 8", "student float32, batch 64"]
     whole = names.index("predict, 640×480, 1 face")
-    assert names[whole + 1 :] == ["find faces", "reduce to 213×160", "first network", "crop a face", "classify it"]
+    stages = ["find faces", "reduce to 213×160", "first network", "crop a face, 4 views", "classify it, 4 views"]
+    assert names[whole + 1 :] == stages
     for item in report["results"]:
         assert 0 < item["p50"] <= item["p90"] <= item["p99"]
         assert item["calls"] >= 20

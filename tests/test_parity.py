@@ -127,19 +127,23 @@ def test_default_weights_on_real_faces(isa: str, algorithm: str, data_dir: Path)
     np.testing.assert_array_equal(found.argmax(axis=1), expected.argmax(axis=1))
 
 
+@pytest.mark.parametrize("views", [1, 4])
 @pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_default_weights_do_what_their_card_says(precision: Literal["float32", "int8"], data_dir: Path) -> None:
+def test_default_weights_do_what_their_card_says(
+    precision: Literal["float32", "int8"], views: int, data_dir: Path
+) -> None:
     from mxn_edge.preprocess import Preprocessor
     from mxn_edge.student import DEFAULT_MODEL
     from tools.labelled_faces import read_labelled_faces
     from tools.metrics import measure
 
-    row = rf"^\| valid, {precision} \| ([\d.]+) % \[.*\| ([\d.]+) % \[.*\| ([\d.]+) % \[.*\| ([\d.]+) \["
+    name = f"{views} view{'s' if views > 1 else ''}, {precision}"
+    row = rf"^\| valid, {name} \| ([\d.]+) % \[.*\| ([\d.]+) % \[.*\| ([\d.]+) % \[.*\| ([\d.]+) \["
     card = re.search(row, DEFAULT_MODEL.with_name("MODEL_CARD.md").read_text(), re.MULTILINE)
     assert card is not None
     student = Student.load(precision=precision)
     faces = read_labelled_faces(data_dir / "ferplus.npz", student.labels, split="valid")
-    logits = student.logits(faces.crop(Preprocessor(student.info.preprocessing)))
+    logits = faces.logits(student, Preprocessor(student.info.preprocessing, views=views))
     found = measure(logits, faces.labels, student.labels, resamples=1)
     assert 100 * found.accuracy.value == pytest.approx(float(card[1]), abs=0.1)
     assert 100 * found.balanced_accuracy.value == pytest.approx(float(card[2]), abs=0.1)

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from mxn_edge import available_isas
+from mxn_edge import _core, available_isas
 from mxn_edge.preprocess import Frame, Preprocessor, Square, check_frame, empty_faces
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is the yardstick")
@@ -161,7 +161,68 @@ def test_impossible_boxes(x: float, y: float, width: float, height: float) -> No
 def test_very_large_boxes_and_frames() -> None:
     frame = np.full((4320, 7680), 90, np.uint8)
     assert (crop(frame, "gray", Square(-1000, -2000, 9000)) == 90).all()
-    assert (crop(frame[:5, :5], "gray", Square(-30000, -30000, 65535)) == 90).all()
+    for views in (1, 4):
+        faces = empty_faces(views)
+        Preprocessor("face-square", views=views).crop(check_frame(frame[:5, :5]), Square(-30000, -30000, 65535), faces)
+        assert (faces == 90).all()
+
+
+# ---- Views -----------------------------------------------------------------------------------------------------------
+
+#: The moves, in pixels of the face, and whether it is mirrored.
+VIEWS = [(-2, 0, False), (2, 0, True), (0, -2, True), (0, 2, False)]
+
+
+@pytest.mark.parametrize("isa", available_isas())
+@pytest.mark.parametrize("square", SQUARES, ids=str)
+def test_views_are_crops_of_moved_squares(square: Square, isa: str) -> None:
+    frame = check_frame(picture())
+    faces = empty_faces(4)
+    Preprocessor("face-square", views=4, isa=isa).crop(frame, square, faces)
+    for face, (dx, dy, mirrored) in zip(faces, VIEWS, strict=True):
+        moved = Square(square.x + dx * square.side / 84, square.y + dy * square.side / 84, square.side)
+        expected = crop(*frame, moved)[:, :: -1 if mirrored else 1]
+        # A pixel whose value lies between two grey levels may be rounded either way.
+        assert np.abs(face.astype(int) - expected).max() <= 1
+    two = empty_faces(2)
+    Preprocessor("face-square", views=2, isa=isa).crop(frame, square, two)
+    np.testing.assert_array_equal(two, faces[:2])
+
+
+def test_views_get_the_same_light() -> None:
+    frame, square = check_frame(picture()), Square(31.3, 17.9, 48.6)
+    plain, standardised = empty_faces(4), empty_faces(4)
+    Preprocessor("face-square", views=4).crop(frame, square, plain)
+    Preprocessor("face-square-standardised", views=4).crop(frame, square, standardised)
+    side, margin = square.side * 88 / 84, square.side * 2 / 84
+    whole = np.empty((88, 88), np.uint8)
+    _core.Cropper().crop(*frame, square.x - margin, square.y - margin, side, side, whole)
+    before = whole.copy()
+    _core.standardise(whole)
+    for level in range(256):
+        if (before == level).any():
+            assert set(standardised[plain == level]) <= {whole[before == level][0]}
+
+
+@pytest.mark.parametrize("views", [0, 3, -1, 8, 1.5, "4", None])
+def test_other_numbers_of_views(views: object) -> None:
+    with pytest.raises(ValueError, match=r"views is .*; expected one of 1, 2, 4"):
+        Preprocessor("face-square", views=views)  # type: ignore[arg-type]
+
+
+def test_the_papers_protocol_has_one_view() -> None:
+    with pytest.raises(ValueError, match=r"views is 2; weights with the preprocessing 'microexpnet-paper' take 1"):
+        Preprocessor("microexpnet-paper", views=2)
+
+
+def test_room_for_views() -> None:
+    preprocessor, frame = Preprocessor("face-square", views=2), check_frame(picture())
+    for faces, error in ((empty_faces(1), ValueError), (empty_faces(3), ValueError), (empty_faces(2) * 1.0, TypeError)):
+        with pytest.raises(error, match=r"2 × 84 × 84|uint8"):
+            preprocessor.crop(frame, Square(0, 0, 50), faces)
+    with pytest.raises(ValueError, match="number of views 3 is out of range"):
+        _core.Cropper().views(*frame, 0, 0, 50, 50, 3, False, empty_faces(3))
+    preprocessor.crop(frame, Square(0, 0, 50), empty_faces(2))
 
 
 # ---- check_frame -----------------------------------------------------------------------------------------------------

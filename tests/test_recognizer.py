@@ -12,7 +12,7 @@ import pytest
 
 from mxn_edge import Box, Detector, Face, Recognizer, Student, _core
 from mxn_edge.detector import DEFAULT_DETECTOR
-from mxn_edge.preprocess import Square
+from mxn_edge.preprocess import Preprocessor, Square, check_frame, empty_faces
 from mxn_edge.student import DEFAULT_MODEL, Precision
 from mxn_edge.weights import read_detector_weights, read_weights, write_weights
 
@@ -118,9 +118,12 @@ class OtherDetector:
         return self.inner.detect(frame, color)
 
 
+@pytest.mark.parametrize("views", [1, 2, 4])
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 @pytest.mark.parametrize("preprocessing", ["face-square", "face-square-standardised"])
-def test_one_call_gives_what_its_steps_give(portrait: np.ndarray, preprocessing: str, precision: Precision) -> None:
+def test_one_call_gives_what_its_steps_give(
+    portrait: np.ndarray, preprocessing: str, precision: Precision, views: int
+) -> None:
     student = Student(replace(read_weights(DEFAULT_MODEL), preprocessing=preprocessing), precision=precision)
     small = portrait[::2, ::2]
     several = np.full((400, 600, 3), 90, np.uint8)
@@ -128,7 +131,8 @@ def test_one_call_gives_what_its_steps_give(portrait: np.ndarray, preprocessing:
         part = small[: 400 - y, max(0, -x) :]
         several[y : y + len(part), max(0, x) : max(0, x) + part.shape[1]] = part
     options = {"score_threshold": 0.1, "min_face": 0.08}
-    whole, stepwise = Recognizer(student, **options), Recognizer(student, OtherDetector(**options))
+    whole = Recognizer(student, **options, views=views)
+    stepwise = Recognizer(student, OtherDetector(**options), views=views)
     counts = []
     for frame, color in ((portrait, "bgr"), (several, "rgb"), (several[:, :, 1], "gray"), (several[::-1, ::-1], "bgr")):
         faces = whole.predict(frame, color)
@@ -147,15 +151,19 @@ def test_one_call_checks_what_it_is_given(portrait: np.ndarray) -> None:
         _core.Network(student.architecture, student.tensors),
     )
     for missing in range(3):
+        given = [None if i == missing else part for i, part in enumerate(parts)]
         with pytest.raises(TypeError, match="None"):
-            _core.Pipeline(*(None if i == missing else part for i, part in enumerate(parts)), True, (), (0.1, 0.5, 32))
+            _core.Pipeline(*given, True, 4, (), (0.1, 0.5, 32))
     with pytest.raises(TypeError):
         _core.Pipeline.__new__(_core.Pipeline)
     with pytest.raises(ValueError, match="7 labels for 8 classes"):
-        _core.Pipeline(*parts, True, student.labels[:7], (0.1, 0.5, 32))
+        _core.Pipeline(*parts, True, 4, student.labels[:7], (0.1, 0.5, 32))
+    for views in (-1, 0, 3, 5):
+        with pytest.raises(ValueError, match=f"views is {views}"):
+            _core.Pipeline(*parts, True, views, student.labels, (0.1, 0.5, 32))
     with pytest.raises(ValueError, match="min_face 0"):
-        _core.Pipeline(*parts, True, student.labels, (0.0, 0.5, 32)).run(portrait, "bgr")
-    pipeline = _core.Pipeline(*parts, True, student.labels, (0.1, 0.3, 32))
+        _core.Pipeline(*parts, True, 4, student.labels, (0.0, 0.5, 32)).run(portrait, "bgr")
+    pipeline = _core.Pipeline(*parts, True, 4, student.labels, (0.1, 0.3, 32))
     with pytest.raises(TypeError, match="uint8"):
         pipeline.run(portrait.astype(np.float32), "bgr")
     with pytest.raises(ValueError, match="wrong shape"):
@@ -190,13 +198,39 @@ def test_predict_faces(recognizer: Recognizer, portrait: np.ndarray) -> None:
     assert same(recognizer.predict_faces([crop[:, :, ::-1]], color="rgb"), [again])
 
 
-def test_predict_faces_that_fit_are_not_resampled(recognizer: Recognizer) -> None:
+def test_predict_faces_that_fit_are_not_resampled() -> None:
+    recognizer = Recognizer(views=1)
     faces = np.random.default_rng(1).integers(0, 256, (3, 84, 84), np.uint8)
     found = recognizer.predict_faces(faces, color="gray")
     if recognizer.student.info.preprocessing == "face-square-standardised":
         for face in faces:
             _core.standardise(face)
     np.testing.assert_array_equal([f.logits for f in found], recognizer.student.logits(faces))
+
+
+def test_the_answer_is_the_mean_over_the_views(portrait: np.ndarray) -> None:
+    student, box = Student.load(), (170.3, 60.1, 100.0, 100.0)
+    assert Recognizer(student).views == 4
+    for views in (1, 2, 4):
+        recognizer = Recognizer(student, FixedDetector(box), views=views)
+        assert recognizer.views == views
+        (face,) = recognizer.predict(portrait)
+        (again,) = recognizer.predict_faces([portrait])
+        faces = empty_faces(views)
+        preprocessor = Preprocessor(student.info.preprocessing, views=views)
+        preprocessor.crop(check_frame(portrait), Square(*box[:3]), faces)
+        np.testing.assert_allclose(face.logits, student.logits(faces).astype(float).mean(axis=0), rtol=1e-5, atol=1e-5)
+        preprocessor.crop_box(check_frame(portrait), 0, 0, portrait.shape[1], portrait.shape[0], faces)
+        np.testing.assert_allclose(again.logits, student.logits(faces).astype(float).mean(axis=0), rtol=1e-5, atol=1e-5)
+
+
+def test_views_that_are_not_to_be_had(random_weights) -> None:
+    with pytest.raises(ValueError, match="views is 3"):
+        Recognizer(views=3)
+    paper = Student(replace(random_weights(), preprocessing="microexpnet-paper"))
+    assert Recognizer(paper).views == 1
+    with pytest.raises(ValueError, match=r"views is 4.*microexpnet-paper"):
+        Recognizer(paper, views=4)
 
 
 @pytest.mark.parametrize("shape", [(120, 100), (120, 100, 3), (120, 100, 1), (84, 84, 4)])
@@ -231,13 +265,9 @@ def test_precision(tmp_path: Path, portrait: np.ndarray, quantised_weights, rand
 
 
 def test_obeys_the_preprocessing_of_the_weights(portrait: np.ndarray, random_weights) -> None:
-    from dataclasses import replace
-
-    from mxn_edge.preprocess import Preprocessor, check_frame, empty_faces
-
     for preprocessing in ("face-square", "microexpnet-paper"):
         student = Student(replace(random_weights(), preprocessing=preprocessing))
-        (face,) = Recognizer(student, FixedDetector((100, 50, 120, 120))).predict(portrait)
+        (face,) = Recognizer(student, FixedDetector((100, 50, 120, 120)), views=1).predict(portrait)
         (crop,) = empty_faces(1)
         Preprocessor(preprocessing).crop(check_frame(portrait), Square(100, 50, 120), crop)
         np.testing.assert_array_equal(face.logits, student.logits(crop))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mxn_edge import Recognizer, YuNetDetector, available_isas
 from mxn_edge.onnx_model import build_model
-from mxn_edge.preprocess import Preprocessor, check_frame, empty_faces
+from mxn_edge.preprocess import VIEWS, Preprocessor, check_frame, empty_faces
 from mxn_edge.student import DEFAULT_MODEL
 from mxn_edge.weights import read_weights
 from tools.detector_photos import YUNET_FILE, split_names
@@ -43,7 +43,9 @@ def frames_with(data: Path, faces: bool, count: int) -> list[Picture]:
     return frames
 
 
-def with_onnx_runtime(find: Callable[[Picture], Sequence[tuple[float, float, float]]]) -> Callable[[Picture], object]:
+def with_onnx_runtime(
+    find: Callable[[Picture], Sequence[tuple[float, float, float]]], views: int
+) -> Callable[[Picture], object]:
     """Detection, our crop, and the default student in ONNX Runtime; `find` gives squares."""
     onnxruntime = import_module("onnxruntime")  # has no type hints
     weights = read_weights(DEFAULT_MODEL)
@@ -52,17 +54,18 @@ def with_onnx_runtime(find: Callable[[Picture], Sequence[tuple[float, float, flo
     model = build_model(weights).SerializeToString()
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     (name,) = (entry.name for entry in session.get_inputs())
-    preprocessor = Preprocessor(weights.preprocessing)
+    preprocessor = Preprocessor(weights.preprocessing, views=views)
 
     def predict(frame: Picture) -> object:
         squares = find(frame)
-        faces = empty_faces(len(squares))
+        faces = empty_faces(len(squares), views)
         checked = check_frame(frame)
         for (x, y, side), face in zip(squares, faces, strict=True):
             preprocessor.crop_box(checked, x, y, side, side, face)
         if not squares:
             return None
-        return session.run(None, {name: faces[:, None].astype(np.float32)})
+        logits = session.run(None, {name: faces.reshape(-1, 1, *faces.shape[2:]).astype(np.float32)})[0]
+        return logits.reshape(len(squares), views, -1).mean(axis=1)
 
     return predict
 
@@ -92,14 +95,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("data", type=Path, metavar="DATA", help="folder with scenes, backgrounds and detectors")
     parser.add_argument("--rounds", type=between(1, 10_000), default=20, help="over the frames")
     parser.add_argument("--frames", type=between(1, 1000), default=10, help="of each kind")
+    parser.add_argument("--views", type=int, choices=VIEWS, default=4, help="of each face, on every path")
     args = parser.parse_args(arguments)
     cv2.setNumThreads(1)
     paths: dict[str, Callable[[Picture], object]] = {
-        f"mxn-edge, {isa}": Recognizer(isa=isa).predict for isa in available_isas() if isa != "scalar"
+        f"mxn-edge, {isa}": Recognizer(isa=isa, views=args.views).predict for isa in available_isas() if isa != "scalar"
     }
-    paths["YuNet at 320×240, ONNX Runtime"] = with_onnx_runtime(yunet_squares(args.data))
+    paths["YuNet at 320×240, ONNX Runtime"] = with_onnx_runtime(yunet_squares(args.data), args.views)
     if hasattr(cv2, "CascadeClassifier"):
-        paths["Haar, ONNX Runtime"] = with_onnx_runtime(haar_squares())
+        paths["Haar, ONNX Runtime"] = with_onnx_runtime(haar_squares(), args.views)
     lines = [["", "one face, µs", "frames per second", "ratio", "no face, µs"]]
     medians: dict[str, list[float]] = {name: [] for name in paths}
     for faces in (True, False):

@@ -16,7 +16,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from mxn_edge.detector import Detector
-from mxn_edge.preprocess import Preprocessor
+from mxn_edge.preprocess import VIEWS, Preprocessor
 from mxn_edge.student import Student
 from mxn_edge.weights import WeightFileError, Weights, read_weights
 from tools.ferplus import SPLITS, FerPlusError
@@ -63,7 +63,10 @@ def _run(args: argparse.Namespace) -> None:
     if args.precision == "int8" and not weights.quantised:
         raise EvaluationError(f"{args.model}: --precision int8 needs quantised weights (python -m tools.quantise)")
     student = Student(weights, precision=args.precision)
-    preprocessor = Preprocessor(weights.preprocessing)
+    try:
+        preprocessor = Preprocessor(weights.preprocessing, views=args.views)
+    except ValueError as error:
+        raise EvaluationError(f"{args.model}: {error}") from error
     detector = Detector() if args.detect else None
     faces = read_labelled_faces(args.data, weights.labels, split=args.split, detector=detector)
     result = _provenance(args, weights, student, faces)
@@ -71,7 +74,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.cross_validate:
         logits, result["folds"] = _cross_validate(args, weights, faces, preprocessor)
     else:
-        logits = student.logits(faces.crop(preprocessor))
+        logits = faces.logits(student, preprocessor)
     metrics = measure(
         logits,
         faces.labels,
@@ -121,6 +124,8 @@ def _check(args: argparse.Namespace) -> None:
         raise EvaluationError(f"--seed is {args.seed}; expected 0 or more")
     if args.precision == "int8" and args.cross_validate:
         raise EvaluationError("--cross-validate trains students in float32, not --precision int8")
+    if args.views != 1 and args.cross_validate:
+        raise EvaluationError("--cross-validate follows the paper, which has one view of a face")
     if args.robustness and args.cross_validate:
         raise EvaluationError("--robustness is of one model; --cross-validate trains several: choose one of them")
     if args.plots:
@@ -143,6 +148,7 @@ def _provenance(args: argparse.Namespace, weights: Weights, student: Student, fa
             "training": weights.training,
             "isa": student.info.isa,
             "precision": student.info.precision,
+            "views": args.views,
         },
         "data": {
             "file": args.data.name,
@@ -242,6 +248,13 @@ def _parser() -> argparse.ArgumentParser:
         choices=("float32", "int8"),
         default="float32",
         help="what to compute in; int8 needs quantised weights (default: %(default)s)",
+    )
+    add(
+        "--views",
+        type=int,
+        choices=VIEWS,
+        default=1,
+        help="pictures of each face whose logits are averaged; mxn_edge.Recognizer has 4 (default: %(default)s)",
     )
     add("--detect", action="store_true", help="find the face in each picture; without this, a picture is a face")
     add("--bins", type=int, default=15, help="confidence bins of the calibration error (default: %(default)s)")

@@ -1,6 +1,6 @@
 """Faces of FER+ or of a user's own pictures: with labels, as the run-time path wants them (frame and box), or cut out.
 
-Imports numpy, OpenCV, tqdm, mxn_edge's detector and preprocess, and tools.ferplus.
+Imports numpy, OpenCV, tqdm, mxn_edge's detector, preprocess and student, and tools.ferplus.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from mxn_edge._core import Cropper
 from mxn_edge.detector import FaceDetector
 from mxn_edge.preprocess import Frame, Preprocessor, check_frame, empty_faces
+from mxn_edge.student import Student, mean_logits
+from mxn_edge.weights import INPUT_SIZE
 from tools.ferplus import LABELS, read_ferplus
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".tif", ".tiff", ".webp")
@@ -73,11 +75,16 @@ class LabelledFaces:
         return len(self.frames)
 
     def crop(self, preprocessor: Preprocessor) -> NDArray[np.uint8]:
-        """What the student sees of them: (N, 84, 84)."""
-        faces = empty_faces(len(self))
+        """What the student sees of them: (N, 84, 84), or (N, views, 84, 84) where the preprocessor makes several."""
+        faces = empty_faces(len(self), preprocessor.views)
         for frame, box, face in zip(self.frames, self.boxes, faces, strict=True):
             preprocessor.crop_box(frame, *box, face)
-        return faces
+        return faces[:, 0] if preprocessor.views == 1 else faces
+
+    def logits(self, student: Student, preprocessor: Preprocessor) -> NDArray[np.float32]:
+        """The student's answers, (N, classes): means over the preprocessor's views."""
+        faces = self.crop(preprocessor)
+        return mean_logits(student, faces.reshape(len(self), preprocessor.views, INPUT_SIZE, INPUT_SIZE))
 
 
 def read_labelled_faces(

@@ -138,12 +138,12 @@ def robustness(
     student: Student, faces: LabelledFaces, preprocessor: Preprocessor, *, resamples: int = 1000, seed: int = 0
 ) -> list[Row]:
     """Measure every condition; the first row is the plain faces."""
-    plain = student.logits(faces.crop(preprocessor)).argmax(axis=1) == faces.labels
+    plain = faces.logits(student, preprocessor).argmax(axis=1) == faces.labels
     rows = []
     for condition in (Condition("as it is"), *CONDITIONS):
         pairs = [condition.apply(frame, box) for frame, box in zip(faces.frames, faces.boxes, strict=True)]
         harder = replace(faces, frames=[frame for frame, _ in pairs], boxes=[box for _, box in pairs])
-        answers = student.logits(harder.crop(preprocessor)).argmax(axis=1)
+        answers = harder.logits(student, preprocessor).argmax(axis=1)
         confusion = confusion_matrix(faces.labels, answers, len(student.labels))
         count = confusion.sum(axis=1)
         change = difference(answers == faces.labels, plain, resamples=resamples, seed=seed)

@@ -63,25 +63,34 @@ static mxn_status crop(const mxn_backend *backend, const mxn_image *image, mxn_b
     return status;
 }
 
-/* The whole picture -> the network's input, as the weights want it. */
-static mxn_status preprocess(const mxn_backend *backend, const mxn_image *image, const char *preprocessing, uint8_t *face) {
+/* The whole picture -> the network's input, as the weights want it: `*views` pictures. */
+static mxn_status preprocess(const mxn_backend *backend, const mxn_image *image, const char *preprocessing, uint8_t *faces,
+                             int *views) {
     enum { PAPER = 256, MARGIN = 32 };
     static uint8_t whole[PAPER * PAPER];
     const mxn_box all = {0, 0, image->width, image->height}, inner = {MARGIN, MARGIN, PAPER - MARGIN, PAPER - MARGIN};
     if (strcmp(preprocessing, "microexpnet-paper") == 0) {
         const mxn_status status = crop(backend, image, all, PAPER, whole);
         const mxn_image picture = {whole, PAPER, PAPER, PAPER, 1, 1, MXN_COLOR_GRAY};
-        return status == MXN_OK ? crop(backend, &picture, inner, MXN_FACE_SIZE, face) : status;
+        *views = 1;
+        return status == MXN_OK ? crop(backend, &picture, inner, MXN_FACE_SIZE, faces) : status;
     }
-    const mxn_status status = crop(backend, image, all, MXN_FACE_SIZE, face);
-    if (status == MXN_OK && strcmp(preprocessing, "face-square-standardised") == 0) mxn_standardise(face, MXN_FACE_PIXELS);
+    *views = MXN_VIEWS_MAX;
+    const bool standardise = strcmp(preprocessing, "face-square-standardised") == 0;
+    const size_t bytes = mxn_views_scratch_bytes(all, *views);
+    void *scratch = aligned_alloc(MXN_ALIGNMENT, (bytes + MXN_ALIGNMENT - 1) / MXN_ALIGNMENT * MXN_ALIGNMENT);
+    const mxn_status status =
+        scratch ? mxn_views_gray(backend, image, all, *views, standardise, faces, scratch, bytes) : MXN_ERROR_MEMORY;
+    free(scratch);
     return status;
 }
 
 static mxn_status classify(const mxn_student *student, const mxn_image *image, float *logits) {
     const mxn_backend *backend;
     mxn_model *model = NULL;
-    uint8_t face[MXN_FACE_PIXELS];
+    uint8_t faces[MXN_VIEWS_MAX * MXN_FACE_PIXELS];
+    float answers[MXN_VIEWS_MAX * MXN_CLASSES_MAX];
+    int views = 0;
     mxn_status status = mxn_backend_resolve(NULL, &backend);
     if (status != MXN_OK) return status;
     const bool int8 = student->quantised && mxn_backend_prefers_int8(backend);
@@ -89,8 +98,9 @@ static mxn_status classify(const mxn_student *student, const mxn_image *image, f
     status = workspace ? mxn_model_new(&model, &student->config, &student->weights, backend,
                                        int8 ? MXN_PRECISION_INT8 : MXN_PRECISION_FLOAT32, MXN_ALGORITHM_FASTEST)
                        : MXN_ERROR_MEMORY;
-    if (status == MXN_OK) status = preprocess(backend, image, student->preprocessing, face);
-    if (status == MXN_OK) status = mxn_logits_u8(model, workspace, face, 1, logits);
+    if (status == MXN_OK) status = preprocess(backend, image, student->preprocessing, faces, &views);
+    if (status == MXN_OK) status = mxn_logits_u8(model, workspace, faces, views, answers);
+    if (status == MXN_OK) mxn_mean_logits(answers, student->config.classes, 1, views, logits);
     mxn_model_free(model);
     mxn_workspace_free(workspace);
     return status;

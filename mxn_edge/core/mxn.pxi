@@ -146,6 +146,12 @@ cdef extern from "mxn.h" nogil:
         size_t scratch_bytes
     )
     void mxn_standardise(uint8_t *pixels, int count)
+    size_t mxn_views_scratch_bytes(mxn_box face, int views)
+    mxn_status mxn_views_gray(
+        const mxn_backend *backend, const mxn_image *image, mxn_box face, int views, bint standardise, uint8_t *out,
+        void *scratch, size_t scratch_bytes
+    )
+    void mxn_mean_logits(const float *logits, int classes, Py_ssize_t faces, int views, float *means)
     void mxn_softmax(const float *logits, int classes, Py_ssize_t faces, float *probabilities)
 
     enum:

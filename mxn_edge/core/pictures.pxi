@@ -52,6 +52,43 @@ cdef class Cropper:
         finally:
             PyBuffer_Release(&source)
 
+    def views(self, frame, str color, double x, double y, double width, double height, int views, bint standardise, out):
+        """What a student is shown of a face. frame: as for crop; out: writable C-contiguous uint8, views × 84 × 84."""
+        cdef Py_buffer source, target
+        cdef mxn_image image
+        cdef mxn_box face = mxn_box(x, y, width, height)
+        cdef mxn_status status = MXN_ERROR_MEMORY
+        cdef Scratch *scratch
+        cdef size_t needed
+        PyObject_GetBuffer(frame, &source, PyBUF_STRIDES | PyBUF_FORMAT)
+        try:
+            describe(&source, color, &image)
+            PyObject_GetBuffer(out, &target, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
+            try:
+                if target.format[0] != b"B" or target.format[1] != 0:
+                    raise TypeError("out must be uint8")
+                if target.len != <Py_ssize_t>views * FACE_PIXELS:
+                    raise ValueError(f"out has {target.len} pixels; expected {views} × 84 × 84")
+                needed = mxn_views_scratch_bytes(face, views)
+                if needed == 0:
+                    raise ValueError(f"box ({x}, {y}, {width}, {height}) or number of views {views} is out of range")
+                with nogil:
+                    scratch = self.take(needed)
+                    if scratch != NULL:
+                        status = mxn_views_gray(
+                            self.backend, &image, face, views, standardise, <uint8_t *>target.buf, <char *>scratch + 64,
+                            scratch.bytes - 64
+                        )
+                        free(mxn_pool_give(&self.scratches, scratch))
+            finally:
+                PyBuffer_Release(&target)
+        finally:
+            PyBuffer_Release(&source)
+        if status == MXN_ERROR_MEMORY:
+            raise MemoryError
+        if status != MXN_OK:
+            raise ValueError("frame or box is out of range")
+
     def reduce(self, frame, str color, int width, int height):
         """A frame reduced to width × height grey pixels: uint8, height × width. frame: as for crop."""
         cdef Py_buffer source, target

@@ -8,6 +8,7 @@ cdef class Pipeline:
     cdef Cropper cropper
     cdef Network network
     cdef bint standardise
+    cdef int views
     cdef double min_face
     cdef float score_threshold
     cdef int max_faces
@@ -15,13 +16,16 @@ cdef class Pipeline:
 
     def __cinit__(
         self, DetectorNetwork detector not None, Cropper cropper not None, Network network not None, bint standardise,
-        tuple labels not None, options
+        int views, tuple labels not None, options
     ):
-        """standardise: faces before the network sees them. labels: of its classes. options: as for DetectorNetwork.detect."""
+        """standardise, views: of faces, as for Cropper.views. labels: of the network's classes. options: as for
+        DetectorNetwork.detect."""
         if len(labels) != network.classes:
             raise ValueError(f"{len(labels)} labels for {network.classes} classes")
-        self.detector, self.cropper, self.network, self.standardise = detector, cropper, network, standardise
-        self.labels = labels
+        if mxn_views_scratch_bytes(mxn_box(0, 0, 1, 1), views) == 0:
+            raise ValueError(f"views is {views}")
+        self.detector, self.cropper, self.network = detector, cropper, network
+        self.standardise, self.views, self.labels = standardise, views, labels
         self.min_face, self.score_threshold, self.max_faces = options
 
     def run(self, frame, str color):
@@ -69,29 +73,32 @@ cdef class Pipeline:
         cdef mxn_box square
         cdef Scratch *scratch
         cdef uint8_t *crops
+        cdef float *answers
         cdef mxn_status status = MXN_OK
         cdef size_t needed = 0
+        cdef size_t row = self.views * self.network.classes
         cdef int i
         for i in range(count):
             square = mxn_face_square(&found[i], MXN_FACE_SCALE)
-            needed = max(needed, mxn_crop_scratch_bytes(square, FACE_SIZE))
+            needed = max(needed, mxn_views_scratch_bytes(square, self.views))
         with nogil:
-            scratch = self.cropper.take(needed + count * FACE_PIXELS)
+            scratch = self.cropper.take(needed + count * (self.views * FACE_PIXELS + row * sizeof(float)))
             if scratch == NULL:
                 status = MXN_ERROR_MEMORY
             else:
                 crops = <uint8_t *>scratch + 64 + needed
+                answers = <float *>(crops + count * self.views * FACE_PIXELS)
                 for i in range(count):
                     square = mxn_face_square(&found[i], MXN_FACE_SCALE)
-                    status = mxn_crop_gray(
-                        self.cropper.backend, image, square, FACE_SIZE, crops + i * FACE_PIXELS, <char *>scratch + 64, needed
+                    status = mxn_views_gray(
+                        self.cropper.backend, image, square, self.views, self.standardise,
+                        crops + i * self.views * FACE_PIXELS, <char *>scratch + 64, needed
                     )
                     if status != MXN_OK:
                         break
-                    if self.standardise:
-                        mxn_standardise(crops + i * FACE_PIXELS, FACE_PIXELS)
                 if status == MXN_OK:
-                    status = self.network.classify(True, crops, count, logits)
+                    status = self.network.classify(True, crops, count * self.views, answers)
+                    mxn_mean_logits(answers, self.network.classes, count, self.views, logits)
                 free(mxn_pool_give(&self.cropper.scratches, scratch))
         if status == MXN_ERROR_MEMORY:
             raise MemoryError

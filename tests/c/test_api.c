@@ -134,6 +134,48 @@ static void check_pictures(const mxn_backend *backend) {
     mxn_standardise(out, 0);
 }
 
+static void check_views(const mxn_backend *backend) {
+    enum { WIDTH = 120, HEIGHT = 100, PIXELS = MXN_FACE_PIXELS };
+    static uint8_t frame[WIDTH * HEIGHT], one[PIXELS], two[2 * PIXELS], four[4 * PIXELS];
+    for (int i = 0; i < WIDTH * HEIGHT; i++) frame[i] = (uint8_t)(i * 7 + i / WIDTH * 13);
+    const mxn_image image = {frame, WIDTH, HEIGHT, WIDTH, 1, 1, MXN_COLOR_GRAY};
+    const mxn_box box = {20, 9, MXN_FACE_SIZE, MXN_FACE_SIZE}, absurd = {0, 0, 1e9, 1};
+    for (int views = -1; views < 9; views++)
+        CHECK((mxn_views_scratch_bytes(box, views) > 0) == (views == 1 || views == 2 || views == 4));
+    CHECK(mxn_views_scratch_bytes(absurd, 1) == 0 && mxn_views_scratch_bytes(absurd, 4) == 0);
+    const size_t bytes = mxn_views_scratch_bytes(box, 4);
+    char *scratch = aligned_alloc(MXN_ALIGNMENT, (bytes + MXN_ALIGNMENT) / MXN_ALIGNMENT * MXN_ALIGNMENT);
+    if (!scratch) exit(1);
+    CHECK(mxn_views_gray(backend, &image, box, 3, false, four, scratch, bytes) == MXN_ERROR_ARGUMENT);
+    CHECK(mxn_views_gray(backend, &image, absurd, 4, false, four, scratch, bytes) == MXN_ERROR_ARGUMENT);
+    CHECK(mxn_views_gray(backend, &image, box, 4, false, four, scratch, bytes - 1) == MXN_ERROR_MEMORY);
+    CHECK(mxn_views_gray(backend, &image, box, 4, false, four, scratch, 1) == MXN_ERROR_MEMORY);
+    CHECK(mxn_views_gray(backend, &image, box, 4, false, four, scratch + 4, bytes) == MXN_ERROR_MEMORY);
+    CHECK(mxn_views_gray(backend, &image, box, 1, false, one, scratch, bytes) == MXN_OK);
+    CHECK(mxn_views_gray(backend, &image, box, 2, false, two, scratch, bytes) == MXN_OK);
+    CHECK(mxn_views_gray(backend, &image, box, 4, false, four, scratch, bytes) == MXN_OK);
+    CHECK(memcmp(two, four, sizeof two) == 0);
+    /* The box is not resampled, so that every pixel is one of the image. */
+    for (int y = 0; y < MXN_FACE_SIZE; y++)
+        for (int x = 0; x < MXN_FACE_SIZE; x++) {
+            const uint8_t *here = frame + (y + 9) * WIDTH + x + 20, *mirror = frame + (y + 9) * WIDTH + 103 - x;
+            const int i = y * MXN_FACE_SIZE + x;
+            CHECK(one[i] == *here);
+            CHECK(four[i] == here[-2] && four[PIXELS + i] == mirror[2]);
+            CHECK(four[2 * PIXELS + i] == mirror[-2 * WIDTH] && four[3 * PIXELS + i] == here[2 * WIDTH]);
+        }
+    CHECK(mxn_views_gray(backend, &image, box, 1, true, two, scratch, bytes) == MXN_OK);
+    mxn_standardise(one, PIXELS);
+    CHECK(memcmp(one, two, sizeof one) == 0);
+    free(scratch);
+
+    float logits[] = {1, 2, 3, 6, -1, 0, 5, -8};
+    mxn_mean_logits(logits, 2, 0, 2, logits);
+    CHECK(logits[0] == 1);
+    mxn_mean_logits(logits, 2, 2, 2, logits);
+    CHECK(logits[0] == 2 && logits[1] == 4 && logits[2] == 2 && logits[3] == -4);
+}
+
 static void check_softmax(void) {
     float rows[2][3] = {{1000, 1000, -1000}, {0, 0.6931472f, 1.0986123f}};
     mxn_softmax(rows[0], 3, 0, rows[0]);
@@ -219,6 +261,7 @@ int main(void) {
         check_network(backend, MXN_TOPOLOGY_P12);
         check_network(backend, MXN_TOPOLOGY_V);
         check_pictures(backend);
+        check_views(backend);
         check_detector(backend);
         backends++;
     }

@@ -259,6 +259,18 @@ def test_robustness_counts_what_is_lost(random_weights: Make) -> None:
     assert any(row.accuracy < 1 for row in rows)
 
 
+def test_answers_are_means_over_views(random_weights: Make) -> None:
+    student = Student(random_weights())
+    faces = faces_of([grey(seed) for seed in range(5)], np.zeros(5, int))
+    one, four = (Preprocessor("face-square-standardised", views=views) for views in (1, 4))
+    assert faces.crop(one).shape == (5, 84, 84)
+    assert np.array_equal(faces.logits(student, one), student.logits(faces.crop(one)))
+    shown = faces.crop(four)
+    assert shown.shape == (5, 4, 84, 84)
+    means = [student.logits(views).mean(axis=0) for views in shown]
+    np.testing.assert_allclose(faces.logits(student, four), means, rtol=1e-5, atol=1e-5)
+
+
 # --- the command line ----------------------------------------------------------------------------------------------
 
 
@@ -283,6 +295,23 @@ def test_command_line_on_ferplus(tmp_path: Path, random_weights: Make, capsys: p
     assert out.read_text() == first
 
 
+def test_command_line_takes_views(tmp_path: Path, random_weights: Make) -> None:
+    data = write_ferplus(tmp_path / "data.npz")
+    weights = random_weights()
+    model = model_of(tmp_path / "model.safetensors", weights)
+    reports = []
+    for views in ("1", "4"):
+        out = tmp_path / views
+        assert evaluate.main([str(model), str(data), "--resamples", "5", "--views", views, "--json", str(out)]) == 0
+        reports.append(json.loads(out.read_text()))
+    assert [report["model"]["views"] for report in reports] == [1, 4]
+    student, faces = Student(weights), read_labelled_faces(data, LABELS)
+    answers = faces.logits(student, Preprocessor(weights.preprocessing, views=4)).argmax(axis=1)
+    assert reports[1]["metrics"]["accuracy"]["value"] == pytest.approx((answers == faces.labels).mean())
+    paper = model_of(tmp_path / "paper", replace(weights, preprocessing="microexpnet-paper"))
+    assert evaluate.main([str(paper), str(data), "--views", "4"]) == 1
+
+
 def test_command_line_draws_plots(tmp_path: Path, random_weights: Make) -> None:
     pytest.importorskip("matplotlib", reason="plots need matplotlib")
     data = write_ferplus(tmp_path / "data.npz")
@@ -305,6 +334,7 @@ def test_command_line_draws_plots(tmp_path: Path, random_weights: Make) -> None:
         (["--robustness", "--cross-validate"], "choose one"),
         (["--precision", "int8"], "needs quantised weights"),
         (["--precision", "int8", "--cross-validate"], "in float32"),
+        (["--views", "2", "--cross-validate"], "one view"),
         (["--cross-validate"], "not known whose"),
     ],
 )
