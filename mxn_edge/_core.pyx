@@ -19,7 +19,12 @@ from libc.stdint cimport uint8_t
 from libc.stdlib cimport free
 
 
-from numpy import empty, float32, uint8
+import numpy
+
+# C variables: looking a module's globals up by name takes longer than making a small array.
+cdef object empty = numpy.empty
+cdef object float32 = numpy.dtype("float32")
+cdef object uint8 = numpy.dtype("uint8")
 
 
 include "core/mxn.pxi"

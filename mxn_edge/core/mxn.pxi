@@ -3,6 +3,8 @@
 cdef extern from "Python.h":
     # Without Cython's raising: failure is an answer here.
     int try_buffer "PyObject_GetBuffer"(object exporter, Py_buffer *view, int flags)
+    # Without a tuple for the arguments.
+    object call "PyObject_CallFunctionObjArgs"(object callable, void *, void *, void *end)
 
 cdef extern from * nogil:
     """

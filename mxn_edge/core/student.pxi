@@ -49,6 +49,7 @@ cdef class Network:
     cdef readonly str precision
     cdef readonly str algorithm
     cdef readonly int classes
+    cdef tuple one_answer # its shape
 
     def __cinit__(self, str architecture, tensors, isa=None, precision="float32", algorithm=None, int threads=1):
         """precision: "float32" or "int8". algorithm: "direct", "toom-cook", or None for the fastest; the attribute says
@@ -82,6 +83,7 @@ cdef class Network:
         self.precision = "int8" if mxn_model_precision(self.model) == MXN_PRECISION_INT8 else "float32"
         self.algorithm = "toom-cook" if mxn_model_algorithm(self.model) == MXN_ALGORITHM_TOOM_COOK else "direct"
         self.classes = held.config.classes
+        self.one_answer = (self.classes,)
 
     def __dealloc__(self):
         cdef void *workspace = mxn_pool_take(&self.workspaces)
@@ -100,6 +102,7 @@ cdef class Network:
         cdef Py_buffer source, target
         cdef bint fits
         cdef int last
+        cdef tuple shape
         if try_buffer(faces, &source, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) < 0:
             PyErr_Clear()
             return None
@@ -115,7 +118,14 @@ cdef class Network:
             if not fits:
                 return None
             if out is None:
-                out = empty(self.classes, float32) if last == 1 else empty((source.shape[0], self.classes), float32)
+                shape = self.one_answer if last == 1 else (source.shape[0], self.classes)
+                out = call(empty, <void *>shape, <void *>float32, NULL)
+                PyObject_GetBuffer(out, &target, PyBUF_WRITABLE)
+                try:
+                    self.run(&source, <float *>target.buf)
+                    return out
+                finally:
+                    PyBuffer_Release(&target)
             if try_buffer(out, &target, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE) < 0:
                 PyErr_Clear()
                 return None
@@ -129,7 +139,7 @@ cdef class Network:
                 )
                 if not fits:
                     return None
-                self.run(&source, &target)
+                self.run(&source, <float *>target.buf)
                 return out
             finally:
                 PyBuffer_Release(&target)
@@ -139,30 +149,32 @@ cdef class Network:
     def logits(self, faces, out):
         """faces: C-contiguous uint8 or float32, n × 84 × 84; out: writable C-contiguous float32, n × classes."""
         cdef Py_buffer source, target
+        cdef Py_ssize_t count
         PyObject_GetBuffer(faces, &source, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT)
         try:
+            count = source.len // (FACE_PIXELS * source.itemsize)
             PyObject_GetBuffer(out, &target, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
             try:
-                self.run(&source, &target)
+                if target.format[0] != b"f" or target.format[1] != 0:
+                    raise TypeError("out must be native float32")
+                if target.len != count * self.classes * <Py_ssize_t>sizeof(float):
+                    raise ValueError(f"out must be n × {self.classes} for n faces")
+                self.run(&source, <float *>target.buf)
             finally:
                 PyBuffer_Release(&target)
         finally:
             PyBuffer_Release(&source)
 
-    cdef int run(self, Py_buffer *source, Py_buffer *target) except -1:
+    cdef int run(self, Py_buffer *source, float *logits) except -1:
         cdef bint bytes_in = source.format[0] == b"B"
         cdef Py_ssize_t count = source.len // (FACE_PIXELS * source.itemsize)
         cdef mxn_status status
         if source.format[1] != 0 or not (bytes_in or source.format[0] == b"f"):
             raise TypeError("faces must be uint8 or native float32")
-        if target.format[0] != b"f" or target.format[1] != 0:
-            raise TypeError("out must be native float32")
         if source.len != count * FACE_PIXELS * source.itemsize:
             raise ValueError("faces must be n × 84 × 84")
-        if target.len != count * self.classes * <Py_ssize_t>sizeof(float):
-            raise ValueError(f"out must be n × {self.classes} for n faces")
         with nogil:
-            status = self.classify(bytes_in, source.buf, count, <float *>target.buf)
+            status = self.classify(bytes_in, source.buf, count, logits)
         if status == MXN_ERROR_MEMORY:
             raise MemoryError
         if status == MXN_ERROR_NOT_FINITE:
