@@ -175,6 +175,20 @@ def preparation(preprocessing: str) -> Callable[[Tensor], Tensor]:
     return standardise if preprocessing == "face-square-standardised" else lambda faces: faces
 
 
+def face_views(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The four views of pictures (N, 1, H, W) that `mxn_edge.preprocess.Preprocessor` makes of each at run time.
+
+    They are moved by two pixels to the left, right, top and bottom; beyond the picture its border goes on.
+    """
+    height, width = x.shape[2:]
+    padded = F.pad(x, (2, 2, 2, 2), mode="replicate")
+
+    def window(left: int, top: int) -> Tensor:
+        return padded[:, :, top : top + height, left : left + width]
+
+    return window(0, 2), window(4, 2).flip(3), window(2, 0).flip(3), window(2, 4)
+
+
 def resize_faces(faces: Tensor, size: int = INPUT_SIZE) -> Tensor:
     """Return faces (N, H, W) uint8 as "face-square" crops them at run time: (N, 1, size, size) float32.
 

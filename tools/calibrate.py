@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mxn_edge.preprocess import Preprocessor
+from mxn_edge.preprocess import VIEWS, Preprocessor
 from mxn_edge.student import Student
 from mxn_edge.weights import WeightFileError, Weights, read_weights, write_weights
 from tools.ferplus import LABELS, FerPlusError, read_ferplus
@@ -122,21 +122,27 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     weights = read_weights(args.model)
     faces = read_labelled_faces(args.data, weights.labels, split="valid")
-    crops = faces.crop(Preprocessor(weights.preprocessing))
-    before = logits = Student(weights, precision="float32").logits(crops)
+    try:
+        preprocessor = Preprocessor(weights.preprocessing, views=args.views)
+    except ValueError as error:
+        raise CalibrationError(f"{args.model}: {error}") from error
+    before = logits = faces.logits(Student(weights, precision="float32"), preprocessor)
     if args.least_share:
         if weights.labels != LABELS:
             raise CalibrationError(f"{args.model}: --least-share needs FER+'s labels, not {', '.join(weights.labels)}")
         weights = change_least_share(weights, read_ferplus(args.data, "train").targets.mean(axis=0), *args.least_share)
-        logits = Student(weights, precision="float32").logits(crops)
+        logits = faces.logits(Student(weights, precision="float32"), preprocessor)
     fit, criterion = METHODS[args.fit]
     temperature = fit(logits, faces.labels)
     source = "FER+ valid" if args.data.suffix.lower() == ".npz" else args.data.name
-    note = f"temperature {temperature:.4f}, fitted on {source} by {criterion}, is folded into fc2"
+    shown = f", {args.views} views of each face," if args.views > 1 else ""
+    note = f"temperature {temperature:.4f}, fitted on {source}{shown} by {criterion}, is folded into fc2"
     calibrated = fold_temperature(weights, temperature, note)
     scores = {
         "before": measure(before, faces.labels, weights.labels),
-        "after": measure(Student(calibrated, precision="float32").logits(crops), faces.labels, weights.labels),
+        "after": measure(
+            faces.logits(Student(calibrated, precision="float32"), preprocessor), faces.labels, weights.labels
+        ),
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_weights(args.out, calibrated)
@@ -146,6 +152,7 @@ def _run(args: argparse.Namespace) -> None:
         "data": source,
         "faces": len(faces),
         "fit": args.fit,
+        "views": args.views,
         "least_share": args.least_share,
         "temperature": temperature,
         **{when: metrics.to_dict() for when, metrics in scores.items()},
@@ -188,6 +195,13 @@ def _parser() -> argparse.ArgumentParser:
         nargs=2,
         metavar=("TRAINED", "WANTED"),
         help="first let a student that was trained with one --least-share answer as with another (FER+ only)",
+    )
+    add(
+        "--views",
+        type=int,
+        choices=VIEWS,
+        default=1,
+        help="pictures of each face whose logits are averaged; mxn_edge.Recognizer has 4 (default: %(default)s)",
     )
     add("--report", type=Path, help="JSON report (default: OUT with suffix .json)")
     return parser

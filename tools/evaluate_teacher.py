@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tools.augment import resize_faces
+from tools.augment import face_views, resize_faces
 from tools.ferplus import LABELS, SPLITS, FerPlusError, read_ferplus
 from tools.metrics import measure
 from tools.teacher_network import TEACHER_SIZE, TeacherFileError, read_teacher
@@ -36,7 +36,11 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     faces = read_ferplus(args.data, args.split)
     inputs = resize_faces(torch.from_numpy(faces.images), TEACHER_SIZE)
-    logits = {path.name: predict(read_teacher(path), inputs).numpy() for path in args.teachers}
+    shown = (inputs,) if args.views == 1 else face_views(inputs)
+    logits = {}
+    for path in args.teachers:
+        teacher = read_teacher(path)
+        logits[path.name] = np.mean([predict(teacher, view).numpy() for view in shown], axis=0)
     if len(logits) > 1:
         logits["mean of their logits"] = np.mean(list(logits.values()), axis=0)
     report = {}
@@ -48,7 +52,9 @@ def _run(args: argparse.Namespace) -> None:
             value, low, high = getattr(metrics, score)
             print(f"{name:<32}{score.replace('_', ' '):<26}{value:.4f}  [{low:.4f}, {high:.4f}]")
     if args.json:
-        args.json.write_text(json.dumps({"split": args.split, "teachers": report}, indent=1) + "\n")
+        args.json.write_text(
+            json.dumps({"split": args.split, "views": args.views, "teachers": report}, indent=1) + "\n"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add("data", type=Path, metavar="DATA", help="ferplus.npz")
     add("teachers", type=Path, nargs="+", metavar="TEACHER", help="files of python -m tools.train_teacher")
     add("--split", choices=SPLITS, default="valid", help="split of FER+")
+    add("--views", type=int, choices=(1, 4), default=1, help="pictures of each face whose logits are averaged")
     add("--seed", type=int, default=0, help="seed of the bootstrap")
     add("--threads", type=between(1, 1024), default=1, help="threads")
     add("--json", type=Path, metavar="FILE", help="write all metrics to this file")

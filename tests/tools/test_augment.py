@@ -12,7 +12,15 @@ pytest.importorskip("tqdm", reason="the training tools need tqdm (pip install mx
 
 from mxn_edge.preprocess import Preprocessor, check_frame, empty_faces  # noqa: E402
 from tests.tools.toy_data import random_faces  # noqa: E402
-from tools.augment import NO_AUGMENTATION, AugmentOptions, draw_views, preparation, render, resize_faces  # noqa: E402
+from tools.augment import (  # noqa: E402
+    NO_AUGMENTATION,
+    AugmentOptions,
+    draw_views,
+    face_views,
+    preparation,
+    render,
+    resize_faces,
+)
 from tools.training import seeded  # noqa: E402
 
 # The work is tiny: threads would only wait for each other.
@@ -110,3 +118,14 @@ def test_standard_light_is_the_same_in_training_and_at_run_time() -> None:
     assert difference.max() <= 6  # a grey level that the resize rounded the other way, times the largest gain, 5.2
     assert (difference > 0).mean() < 0.03
     assert preparation("face-square")(torch.zeros(1)) == 0
+
+
+def test_the_views_of_a_face_are_the_same_in_training_and_at_run_time() -> None:
+    faces = random_faces(3, size=80)
+    faces = np.pad(faces, ((0, 0), (2, 2), (2, 2)), mode="reflect")  # 84 × 84
+    found = torch.stack(face_views(torch.from_numpy(faces)[:, None].float()), 1)[:, :, 0].numpy()
+    preprocessor = Preprocessor("face-square", views=4)
+    for face, views in zip(faces, found, strict=True):
+        expected = empty_faces(4)
+        preprocessor.crop_box(check_frame(face, "gray"), 0, 0, 84, 84, expected)
+        assert np.array_equal(views, expected)

@@ -77,18 +77,20 @@ def test_another_least_share_by_hand(random_weights: Make) -> None:
         calibrate.change_least_share(weights, share * 0, 0.1, 0.1)
 
 
-def test_command_line(tmp_path: Path, random_weights: Make, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("views", [1, 4])
+def test_command_line(views: int, tmp_path: Path, random_weights: Make, capsys: pytest.CaptureFixture[str]) -> None:
     weights = replace(random_weights(), labels=LABELS)
     write_weights(tmp_path / "model.safetensors", weights)
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (60, 48, 48), np.uint8)
     # The raters agree with the student on two faces of three.
-    answers = np.array([LABELS.index(face.expression) for face in Recognizer(Student(weights)).predict_faces(images)])
+    said = Recognizer(Student(weights), views=views).predict_faces(images)
+    answers = np.array([LABELS.index(face.expression) for face in said])
     answers[::3] = (answers[::3] + 1) % 8
     votes = np.eye(8, dtype=np.uint8)[answers] * 10
     data, out = tmp_path / "data.npz", tmp_path / "new" / "out.safetensors"
     np.savez(data, valid_images=images, valid_votes=votes, vote_names=np.array(LABELS))
-    assert calibrate.main([str(tmp_path / "model.safetensors"), str(data), str(out)]) == 0
+    assert calibrate.main([str(tmp_path / "model.safetensors"), str(data), str(out), "--views", str(views)]) == 0
     assert "fitted on the 60 faces" in capsys.readouterr().out
     report = json.loads(out.with_suffix(".json").read_text())
     assert report["before"]["accuracy"] == report["after"]["accuracy"]

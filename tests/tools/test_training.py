@@ -16,7 +16,7 @@ from mxn_edge.weights import read_weights, write_weights  # noqa: E402
 from tests.networks import MakeWeights  # noqa: E402
 from tests.tools.toy_data import random_faces, write_data  # noqa: E402
 from tools import evaluate_teacher, train_student, train_teacher  # noqa: E402
-from tools.augment import NO_AUGMENTATION, AugmentOptions, resize_faces  # noqa: E402
+from tools.augment import NO_AUGMENTATION, AugmentOptions, face_views, resize_faces  # noqa: E402
 from tools.ferplus import LABELS, read_ferplus  # noqa: E402
 from tools.student_network import StudentNetwork, to_weights  # noqa: E402
 from tools.teacher_network import (  # noqa: E402
@@ -26,7 +26,15 @@ from tools.teacher_network import (  # noqa: E402
     read_teacher,
     write_teacher,
 )
-from tools.training import TrainingError, TrainOptions, predict, score, soft_cross_entropy, train  # noqa: E402
+from tools.training import (  # noqa: E402
+    TrainingError,
+    TrainOptions,
+    predict,
+    score,
+    seeded,
+    soft_cross_entropy,
+    train,
+)
 
 # The work is tiny: threads would only wait for each other.
 torch.set_num_threads(1)
@@ -102,6 +110,37 @@ def test_muon_steps_have_equal_singular_values(tmp_path: Path) -> None:
             assert values[0] < 2 * values[-1], name
         else:
             assert step.abs().max() <= 1.001 * options.learning_rate  # of AdamW
+
+
+def test_pairs_learn_by_the_mean_of_their_answers(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data.npz", count=36)
+    faces, valid = read_ferplus(data, "train"), read_ferplus(data, "valid")
+    seen, answers, judged = [], [], []
+
+    class Watched(StudentNetwork):
+        def forward(self, faces: torch.Tensor) -> torch.Tensor:
+            logits = super().forward(faces)
+            if self.training:
+                seen.append(faces.clone())
+                answers.append(logits.detach().clone())
+            return logits
+
+    def loss(logits: torch.Tensor, targets: torch.Tensor, _: torch.Tensor | None) -> torch.Tensor:
+        judged.append(logits.detach().clone())
+        return soft_cross_entropy(faces.targets, 0.0)(logits, targets, None)
+
+    options = TrainOptions(epochs=1, batch=16, warmup=0.0, pairs=True)
+    network = Watched()
+    history = train(network, faces, valid, loss, options, NO_AUGMENTATION, progress=False)
+    plain = resize_faces(torch.from_numpy(faces.images))
+    order = torch.randperm(len(faces), generator=seeded(options.seed, 0, 2))
+    for step in range(2):
+        views = face_views(plain[order[16 * step : 16 * (step + 1)]])
+        torch.testing.assert_close(seen[step], torch.cat(views[:2] if step else views[2:]), rtol=0, atol=1)
+        torch.testing.assert_close(judged[step], (answers[step][:16] + answers[step][16:]) / 2)
+    shown = face_views(resize_faces(torch.from_numpy(valid.images)))
+    mean = torch.stack([predict(network, view) for view in shown]).mean(0)
+    assert history[0]["cross_entropy"] == pytest.approx(score(mean, valid).cross_entropy)
 
 
 def test_a_checkpoint_of_other_options_is_refused(tmp_path: Path) -> None:
@@ -216,6 +255,11 @@ def test_teachers_are_evaluated_alone_and_together(tmp_path: Path, capsys: pytes
         expected = score(answers, valid)
         assert report[name]["accuracy"]["value"] == pytest.approx(expected.accuracy)
         assert report[name]["balanced_accuracy"]["value"] == pytest.approx(expected.balanced_accuracy)
+    views = face_views(resize_faces(torch.from_numpy(valid.images), TEACHER_SIZE))
+    mean = torch.stack([predict(read_teacher(files[0]), view) for view in views]).mean(0)
+    assert evaluate_teacher.main([str(data), str(files[0]), "--views", "4", "--json", str(out)]) == 0
+    found = json.loads(out.read_text())["teachers"]["one"]["accuracy"]["value"]
+    assert found == pytest.approx(score(mean, valid).accuracy)
     files[0].write_text("hello")
     capsys.readouterr()
     assert evaluate_teacher.main([str(data), str(files[0])]) == 1
