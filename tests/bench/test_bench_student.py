@@ -31,6 +31,16 @@ def test_student(benchmark: Any, faces: np.ndarray, batch: int, isa: str) -> Non
     check(benchmark, benchmark(student.logits, faces[:batch]), faces[:batch])
 
 
+@pytest.mark.parametrize("out", [False, True], ids=["new array", "out="])
+def test_call(benchmark: Any, faces: np.ndarray, out: bool) -> None:
+    """No faces: what is left is the cost of a call from Python."""
+    benchmark.group = "logits of 0"
+    student = Student.load()
+    arguments = (faces[:0], np.empty((0, len(student.labels)), np.float32)) if out else (faces[:0],)
+    found = benchmark.pedantic(student.logits, arguments, rounds=1000, iterations=100)
+    assert found.shape == (0, len(student.labels))
+
+
 @pytest.mark.parametrize("isa", available_isas())
 @pytest.mark.parametrize("batch", BATCHES)
 def test_direct(benchmark: Any, faces: np.ndarray, batch: int, isa: str) -> None:
