@@ -71,7 +71,6 @@ def training_options(args: argparse.Namespace, size: int) -> tuple[TrainOptions,
         size=size,
         preprocessing=getattr(args, "preprocessing", "face-square"),  # only students have one
         bfloat16=args.bfloat16,
-        pairs=getattr(args, "pairs", False),  # only students are shown several views
     )
     return options, view_options(args)
 

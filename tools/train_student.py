@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 
 from mxn_edge.weights import ARCHITECTURES, INPUT_SIZE, MAX_HIDDEN, write_weights
-from tools.augment import face_views, preparation, resize_faces
+from tools.augment import preparation, resize_faces
 from tools.command_line import add_training_options, parse, prepare_outputs, training_options, write_report
 from tools.ferplus import LABELS, Faces, FerPlusError, read_ferplus
 from tools.student_network import StudentNetwork, from_weights, to_weights
@@ -101,9 +101,7 @@ def train_and_write(
     weights = to_weights(network, LABELS, args.preprocessing, training)
     # What is reported is what the written tensors do, not the form that was trained.
     inputs = preparation(args.preprocessing)(resize_faces(torch.from_numpy(valid.images)))
-    written = from_weights(weights)
-    shown = face_views(inputs) if args.pairs else (inputs,)
-    scores = score(torch.stack([predict(written, view) for view in shown]).mean(0), valid)
+    scores = score(predict(from_weights(weights), inputs), valid)
     write_weights(args.out, weights)
     write_report(args, tool, faces, valid, scores, history, parameters=weights.parameters)
     print(f"{args.out}: valid accuracy {scores.accuracy:.4f}, balanced accuracy {scores.balanced_accuracy:.4f}")
@@ -125,12 +123,6 @@ def add_student_options(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         metavar="POWER",
         help="exponent on the probabilities to learn: above 1 what most raters say counts for more",
-    )
-    parser.add_argument(
-        "--pairs",
-        action="store_true",
-        help="learn by the mean of the answers to two views of a face, as the Recognizer answers by that of four; "
-        "twice as long",
     )
     parser.add_argument("--hidden", type=between(1, MAX_HIDDEN), default=48, help="hidden units")
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from tools.augment import AugmentOptions, Views, draw_views, face_views, preparation, render, resize_faces
+from tools.augment import AugmentOptions, Views, draw_views, preparation, render, resize_faces
 from tools.ferplus import LABELS, Faces
 
 #: Of student logits, soft targets and, in distillation, the teacher's logits of the same faces.
@@ -60,8 +60,6 @@ class TrainOptions:
         size: side of the network's input.
         preprocessing: how the network sees faces at run time, see `mxn_edge.preprocess.Preprocessor`.
         bfloat16: multiply in bfloat16 while training; evaluation is always float32.
-        pairs: show two of the four views of each picture (`augment.face_views`) at once, in turn two others: the loss
-            sees the mean of their logits, and the epoch is selected by the mean of all four, as the Recognizer answers.
     """
 
     epochs: int = 100
@@ -76,7 +74,6 @@ class TrainOptions:
     size: int = 84
     preprocessing: str = "face-square"
     bfloat16: bool = False
-    pairs: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,7 +171,6 @@ def train(
     images, targets = torch.from_numpy(faces.images), torch.from_numpy(faces.targets)
     prepare = preparation(options.preprocessing)
     valid_inputs = prepare(resize_faces(torch.from_numpy(valid.images), options.size))
-    valid_views = [view.contiguous() for view in face_views(valid_inputs)] if options.pairs else [valid_inputs]
     optimizer = _Optimizer(network, options)
     average = {name: value.clone() for name, value in network.state_dict().items()}
     best: dict[str, Any] = {"value": -1.0, "state": average}
@@ -211,12 +207,9 @@ def train(
             else:
                 inputs = rendered[index][:, None].float()
                 inputs = inputs.flip(3) if mirrored else inputs
-            if options.pairs:
-                inputs = torch.cat(face_views(inputs)[:2] if step % 2 else face_views(inputs)[2:])
             with torch.autocast("cpu", torch.bfloat16, enabled=options.bfloat16):
                 logits = network(inputs.contiguous(memory_format=torch.channels_last))
-            logits = logits.float().reshape(-1, len(index), logits.shape[1]).mean(0)
-            cost = loss(logits, targets[index], None if teacher_logits is None else teacher_logits[index])
+            cost = loss(logits.float(), targets[index], None if teacher_logits is None else teacher_logits[index])
             network.zero_grad(set_to_none=True)
             cost.backward()  # type: ignore[no-untyped-call]
             share = _share_of_peak(epoch * steps + step, steps, options)
@@ -228,7 +221,7 @@ def train(
 
         trained = {name: value.clone() for name, value in network.state_dict().items()}
         network.load_state_dict(average)
-        scores = score(torch.stack([predict(network, inputs) for inputs in valid_views]).mean(0), valid)
+        scores = score(predict(network, valid_inputs), valid)
         network.load_state_dict(trained)
         seconds = time.perf_counter() - start
         history.append(

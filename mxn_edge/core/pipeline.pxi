@@ -98,6 +98,7 @@ cdef class Pipeline:
                         break
                 if status == MXN_OK:
                     status = self.network.classify(True, crops, count * self.views, answers)
+                if status == MXN_OK:
                     mxn_mean_logits(answers, self.network.classes, count, self.views, logits)
                 free(mxn_pool_give(&self.cropper.scratches, scratch))
         if status == MXN_ERROR_MEMORY:

@@ -31,7 +31,6 @@ from tools.training import (  # noqa: E402
     TrainOptions,
     predict,
     score,
-    seeded,
     soft_cross_entropy,
     train,
 )
@@ -110,37 +109,6 @@ def test_muon_steps_have_equal_singular_values(tmp_path: Path) -> None:
             assert values[0] < 2 * values[-1], name
         else:
             assert step.abs().max() <= 1.001 * options.learning_rate  # of AdamW
-
-
-def test_pairs_learn_by_the_mean_of_their_answers(tmp_path: Path) -> None:
-    data = write_data(tmp_path / "data.npz", count=36)
-    faces, valid = read_ferplus(data, "train"), read_ferplus(data, "valid")
-    seen, answers, judged = [], [], []
-
-    class Watched(StudentNetwork):
-        def forward(self, faces: torch.Tensor) -> torch.Tensor:
-            logits = super().forward(faces)
-            if self.training:
-                seen.append(faces.clone())
-                answers.append(logits.detach().clone())
-            return logits
-
-    def loss(logits: torch.Tensor, targets: torch.Tensor, _: torch.Tensor | None) -> torch.Tensor:
-        judged.append(logits.detach().clone())
-        return soft_cross_entropy(faces.targets, 0.0)(logits, targets, None)
-
-    options = TrainOptions(epochs=1, batch=16, warmup=0.0, pairs=True)
-    network = Watched()
-    history = train(network, faces, valid, loss, options, NO_AUGMENTATION, progress=False)
-    plain = resize_faces(torch.from_numpy(faces.images))
-    order = torch.randperm(len(faces), generator=seeded(options.seed, 0, 2))
-    for step in range(2):
-        views = face_views(plain[order[16 * step : 16 * (step + 1)]])
-        torch.testing.assert_close(seen[step], torch.cat(views[:2] if step else views[2:]), rtol=0, atol=1)
-        torch.testing.assert_close(judged[step], (answers[step][:16] + answers[step][16:]) / 2)
-    shown = face_views(resize_faces(torch.from_numpy(valid.images)))
-    mean = torch.stack([predict(network, view) for view in shown]).mean(0)
-    assert history[0]["cross_entropy"] == pytest.approx(score(mean, valid).cross_entropy)
 
 
 def test_a_checkpoint_of_other_options_is_refused(tmp_path: Path) -> None:
