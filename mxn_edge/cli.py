@@ -57,20 +57,20 @@ def _parser() -> argparse.ArgumentParser:
 
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument("--model", metavar="FILE", help="weight file (.safetensors); default: the one in the package")
-    detector = argparse.ArgumentParser(add_help=False)
-    detector.add_argument(
+    recognizer = argparse.ArgumentParser(add_help=False)
+    recognizer.add_argument(
         "--detector",
         metavar="FILE",
         help="YuNet face detector (.onnx) to use in place of the package's own; needs OpenCV",
     )
-    detector.add_argument(
+    recognizer.add_argument(
         "--min-face",
         metavar="FRACTION",
         type=float,
         help="side of the smallest face to look for, of the picture's shorter side (default: 0.1)",
     )
 
-    detector.add_argument(
+    recognizer.add_argument(
         "--views",
         metavar="NUMBER",
         type=int,
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = commands.add_parser(
         "predict",
-        parents=[model, detector],
+        parents=[model, recognizer],
         help="expressions of the faces in pictures",
         description="Print box, expression and confidence of every face, largest first. "
         "Exit code 1 when a picture could not be read; the others are still done.",
@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser(
         "demo",
-        parents=[model, detector],
+        parents=[model, recognizer],
         help="try it on a real portrait",
         description="Recognise the expression in a public-domain portrait (NASA's Eileen Collins, from scikit-image; "
         "pip install 'mxn-edge[demo]') and write the picture with the face marked.",
@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser(
         "bench",
-        parents=[model, detector],
+        parents=[model, recognizer],
         help="how fast this machine is",
         description="Latency of the network alone for 1, 8 and 64 faces, in float32 and, with quantised weights, in "
         "int8, and of the whole path and its parts on a 640×480 frame: the demo portrait (needs the demo extra) or a "

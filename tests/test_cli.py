@@ -162,6 +162,7 @@ def test_precision(photo: Path, tmp_path: Path, quantised_weights, random_weight
         ([], 2, "required: COMMAND"),
         (["predict"], 2, "required: IMAGE"),
         (["fly"], 2, "invalid choice: 'fly'"),
+        (["predict", "PHOTO", "--views", "3"], 1, "views is 3; expected one of 1, 2, 4"),
         (["predict", "PHOTO", "--model", "/absent"], 1, "No such file or directory: '/absent'"),
         (["predict", "PHOTO", "--model", "PHOTO"], 1, "not a readable safetensors file"),
         (["predict", "PHOTO", "--detector", "/absent"], 1, "there is no detector file '/absent'"),

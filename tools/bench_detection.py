@@ -23,7 +23,7 @@ from mxn_edge.preprocess import VIEWS, Preprocessor, check_frame, empty_faces
 from mxn_edge.student import DEFAULT_MODEL
 from mxn_edge.weights import read_weights
 from tools.detector_photos import YUNET_FILE, split_names
-from tools.terminal import HelpFormatter, between, markdown
+from tools.terminal import HelpFormatter, add_views, between, markdown
 
 Picture = NDArray[np.uint8]
 
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("data", type=Path, metavar="DATA", help="folder with scenes, backgrounds and detectors")
     parser.add_argument("--rounds", type=between(1, 10_000), default=20, help="over the frames")
     parser.add_argument("--frames", type=between(1, 1000), default=10, help="of each kind")
-    parser.add_argument("--views", type=int, choices=VIEWS, default=4, help="of each face, on every path")
+    add_views(parser, VIEWS, 4)
     args = parser.parse_args(arguments)
     cv2.setNumThreads(1)
     paths: dict[str, Callable[[Picture], object]] = {

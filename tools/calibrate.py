@@ -24,6 +24,7 @@ from mxn_edge.weights import WeightFileError, Weights, read_weights, write_weigh
 from tools.ferplus import LABELS, FerPlusError, read_ferplus
 from tools.labelled_faces import LabelledFacesError, read_labelled_faces
 from tools.metrics import Labels, Metrics, log_softmax, measure
+from tools.terminal import add_views
 
 _LOWEST, _HIGHEST = 0.01, 100.0
 
@@ -196,13 +197,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar=("TRAINED", "WANTED"),
         help="first let a student that was trained with one --least-share answer as with another (FER+ only)",
     )
-    add(
-        "--views",
-        type=int,
-        choices=VIEWS,
-        default=1,
-        help="pictures of each face whose logits are averaged; mxn_edge.Recognizer has 4 (default: %(default)s)",
-    )
+    add_views(parser, VIEWS, 1)
     add("--report", type=Path, help="JSON report (default: OUT with suffix .json)")
     return parser
 

@@ -23,6 +23,7 @@ from tools.ferplus import SPLITS, FerPlusError
 from tools.labelled_faces import LabelledFaces, LabelledFacesError, read_labelled_faces
 from tools.metrics import Estimate, Metrics, measure
 from tools.robustness import LIMIT, robustness
+from tools.terminal import add_views
 
 _DATA_HELP = """\
 DATA is one of
@@ -249,13 +250,7 @@ def _parser() -> argparse.ArgumentParser:
         default="float32",
         help="what to compute in; int8 needs quantised weights (default: %(default)s)",
     )
-    add(
-        "--views",
-        type=int,
-        choices=VIEWS,
-        default=1,
-        help="pictures of each face whose logits are averaged; mxn_edge.Recognizer has 4 (default: %(default)s)",
-    )
+    add_views(parser, VIEWS, 1)
     add("--detect", action="store_true", help="find the face in each picture; without this, a picture is a face")
     add("--bins", type=int, default=15, help="confidence bins of the calibration error (default: %(default)s)")
     add("--resamples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")

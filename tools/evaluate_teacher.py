@@ -17,7 +17,7 @@ from tools.augment import face_views, resize_faces
 from tools.ferplus import LABELS, SPLITS, FerPlusError, read_ferplus
 from tools.metrics import measure
 from tools.teacher_network import TEACHER_SIZE, TeacherFileError, read_teacher
-from tools.terminal import HelpFormatter, between
+from tools.terminal import HelpFormatter, add_views, between
 from tools.training import predict
 
 
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add("data", type=Path, metavar="DATA", help="ferplus.npz")
     add("teachers", type=Path, nargs="+", metavar="TEACHER", help="files of python -m tools.train_teacher")
     add("--split", choices=SPLITS, default="valid", help="split of FER+")
-    add("--views", type=int, choices=(1, 4), default=1, help="pictures of each face whose logits are averaged")
+    add_views(parser, (1, 4), 1)
     add("--seed", type=int, default=0, help="seed of the bootstrap")
     add("--threads", type=between(1, 1024), default=1, help="threads")
     add("--json", type=Path, metavar="FILE", help="write all metrics to this file")

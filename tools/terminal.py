@@ -48,6 +48,12 @@ def positive(text: str) -> int:
     return value
 
 
+def add_views(parser: argparse.ArgumentParser, choices: Sequence[int], default: int) -> None:
+    """Add the option --views."""
+    shown = "pictures of each face whose logits are averaged; mxn_edge.Recognizer has 4 (default: %(default)s)"
+    parser.add_argument("--views", type=int, choices=choices, default=default, help=shown)
+
+
 def markdown(lines: Sequence[Sequence[str]], left: int = 1) -> str:
     """A Markdown table that is also readable as it is.
 
