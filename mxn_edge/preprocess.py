@@ -103,13 +103,12 @@ class Preprocessor:
     """
 
     def __init__(self, preprocessing: str, *, views: int = 1, isa: str | None = None) -> None:
-        paper = preprocessing == "microexpnet-paper"
+        self._paper = preprocessing == "microexpnet-paper"
         if views not in VIEWS:
             raise ValueError(f"views is {views!r}; expected one of {', '.join(map(str, VIEWS))}")
-        if paper and views != 1:
+        if self._paper and views != 1:
             raise ValueError(f"views is {views}; weights with the preprocessing 'microexpnet-paper' take 1")
         self._cropper = _core.Cropper(isa)
-        self._paper = paper
         self._standardise = preprocessing == "face-square-standardised"
         self.views = int(views)
 

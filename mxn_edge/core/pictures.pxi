@@ -41,53 +41,11 @@ cdef class Cropper:
 
     def crop(self, frame, str color, double x, double y, double width, double height, out):
         """frame: uint8, height × width (× channels), any strides; out: writable C-contiguous uint8, size × size."""
-        cdef Py_buffer source, target
-        PyObject_GetBuffer(frame, &source, PyBUF_STRIDES | PyBUF_FORMAT)
-        try:
-            PyObject_GetBuffer(out, &target, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
-            try:
-                self.run(&source, &target, color, mxn_box(x, y, width, height))
-            finally:
-                PyBuffer_Release(&target)
-        finally:
-            PyBuffer_Release(&source)
+        self.run(frame, color, mxn_box(x, y, width, height), True, 0, False, out)
 
     def views(self, frame, str color, double x, double y, double width, double height, int views, bint standardise, out):
         """What a student is shown of a face. frame: as for crop; out: writable C-contiguous uint8, views × 84 × 84."""
-        cdef Py_buffer source, target
-        cdef mxn_image image
-        cdef mxn_box face = mxn_box(x, y, width, height)
-        cdef mxn_status status = MXN_ERROR_MEMORY
-        cdef Scratch *scratch
-        cdef size_t needed
-        PyObject_GetBuffer(frame, &source, PyBUF_STRIDES | PyBUF_FORMAT)
-        try:
-            describe(&source, color, &image)
-            PyObject_GetBuffer(out, &target, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
-            try:
-                if target.format[0] != b"B" or target.format[1] != 0:
-                    raise TypeError("out must be uint8")
-                if target.len != <Py_ssize_t>views * FACE_PIXELS:
-                    raise ValueError(f"out has {target.len} pixels; expected {views} × 84 × 84")
-                needed = mxn_views_scratch_bytes(face, views)
-                if needed == 0:
-                    raise ValueError(f"box ({x}, {y}, {width}, {height}) or number of views {views} is out of range")
-                with nogil:
-                    scratch = self.take(needed)
-                    if scratch != NULL:
-                        status = mxn_views_gray(
-                            self.backend, &image, face, views, standardise, <uint8_t *>target.buf, <char *>scratch + 64,
-                            scratch.bytes - 64
-                        )
-                        free(mxn_pool_give(&self.scratches, scratch))
-            finally:
-                PyBuffer_Release(&target)
-        finally:
-            PyBuffer_Release(&source)
-        if status == MXN_ERROR_MEMORY:
-            raise MemoryError
-        if status != MXN_OK:
-            raise ValueError("frame or box is out of range")
+        self.run(frame, color, mxn_box(x, y, width, height), False, views, standardise, out)
 
     def reduce(self, frame, str color, int width, int height):
         """A frame reduced to width × height grey pixels: uint8, height × width. frame: as for crop."""
@@ -135,29 +93,51 @@ cdef class Cropper:
                 scratch.bytes = needed + 64
         return scratch
 
-    cdef int run(self, Py_buffer *source, Py_buffer *target, str color, mxn_box box) except -1:
+    cdef int run(self, frame, str color, mxn_box box, bint plain, int views, bint standardise, out) except -1:
+        """plain: the box as it is, at the size of out; otherwise views of it."""
+        cdef Py_buffer source, target
         cdef mxn_image image
-        cdef mxn_status status
+        cdef mxn_status status = MXN_ERROR_MEMORY
         cdef Scratch *scratch
         cdef size_t needed
-        cdef int size = <int>target.shape[0] if target.ndim == 2 else 0
-        describe(source, color, &image)
-        if target.format[0] != b"B" or target.format[1] != 0:
-            raise TypeError("out must be uint8")
-        if target.ndim != 2 or target.shape[1] != size:
-            raise ValueError("out must be size × size")
-        needed = mxn_crop_scratch_bytes(box, size)
-        if needed == 0:
-            raise ValueError(f"box ({box.x}, {box.y}, {box.width}, {box.height}) or output size {size} is out of range")
-        with nogil:
-            scratch = self.take(needed)
-            if scratch == NULL:
-                status = MXN_ERROR_MEMORY
-            else:
-                status = mxn_crop_gray(
-                    self.backend, &image, box, size, <uint8_t *>target.buf, <char *>scratch + 64, scratch.bytes - 64
-                )
-                free(mxn_pool_give(&self.scratches, scratch))
+        cdef int size
+        PyObject_GetBuffer(frame, &source, PyBUF_STRIDES | PyBUF_FORMAT)
+        try:
+            describe(&source, color, &image)
+            PyObject_GetBuffer(out, &target, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | PyBUF_WRITABLE)
+            try:
+                if target.format[0] != b"B" or target.format[1] != 0:
+                    raise TypeError("out must be uint8")
+                if plain:
+                    size = <int>target.shape[0] if target.ndim == 2 else 0
+                    if target.ndim != 2 or target.shape[1] != size:
+                        raise ValueError("out must be size × size")
+                    needed = mxn_crop_scratch_bytes(box, size)
+                else:
+                    size = FACE_SIZE
+                    if target.len != <Py_ssize_t>views * FACE_PIXELS:
+                        raise ValueError(f"out has {target.len} pixels; expected {views} × 84 × 84")
+                    needed = mxn_views_scratch_bytes(box, views)
+                if needed == 0:
+                    what = f"output size {size}" if plain else f"number of views {views}"
+                    raise ValueError(f"box ({box.x}, {box.y}, {box.width}, {box.height}) or {what} is out of range")
+                with nogil:
+                    scratch = self.take(needed)
+                    if scratch != NULL:
+                        if plain:
+                            status = mxn_crop_gray(
+                                self.backend, &image, box, size, <uint8_t *>target.buf, <char *>scratch + 64, needed
+                            )
+                        else:
+                            status = mxn_views_gray(
+                                self.backend, &image, box, views, standardise, <uint8_t *>target.buf,
+                                <char *>scratch + 64, needed
+                            )
+                        free(mxn_pool_give(&self.scratches, scratch))
+            finally:
+                PyBuffer_Release(&target)
+        finally:
+            PyBuffer_Release(&source)
         if status == MXN_ERROR_MEMORY:
             raise MemoryError
         if status != MXN_OK:
