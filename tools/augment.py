@@ -30,6 +30,7 @@ class AugmentOptions:
     contrast: float = 0.5
     gamma: float = 0.4
     blur: float = 0.7
+    least_blur: float = -0.7
     noise: float = 6.0
     cutout: float = 0.1
 
@@ -45,6 +46,7 @@ AUGMENT_HELP = {
     "contrast": "largest change of contrast, as a power of two",
     "gamma": "largest change of gamma, as a power of two",
     "blur": "probability of blurring or sharpening",
+    "least_blur": "least strength of the blur, 1 being the largest; below 0 sharpens",
     "noise": "largest standard deviation of the noise, in grey levels",
     "cutout": "probability of hiding a rectangle",
 }
@@ -97,7 +99,7 @@ def draw_views(count: int, options: AugmentOptions, generator: Generator) -> Vie
         "offset": uniform(-options.brightness, options.brightness),
         "contrast": 2 ** uniform(-options.contrast, options.contrast),
         "gamma": 2 ** uniform(-options.gamma, options.gamma),
-        "blur": uniform(-0.7, 1.0) * chance(options.blur),
+        "blur": uniform(options.least_blur, 1.0) * chance(options.blur),
         "noise": uniform(0, options.noise) * chance(0.5),
         "box": torch.cat([corner, corner + extent * chance(options.cutout)[:, None]], 1),
         "fill": uniform(0, 255),

@@ -46,7 +46,11 @@ def add_training_options(parser: argparse.ArgumentParser, defaults: TrainOptions
     views.add_argument("--augment", action=flag, default=True, help="show them; --no-augment shows the plain faces")
     for field in fields(AugmentOptions):
         views.add_argument(
-            f"--{field.name}", type=float, default=field.default, metavar="X", help=AUGMENT_HELP[field.name]
+            f"--{field.name.replace('_', '-')}",
+            type=float,
+            default=field.default,
+            metavar="X",
+            help=AUGMENT_HELP[field.name],
         )
 
 
@@ -71,6 +75,7 @@ def training_options(args: argparse.Namespace, size: int) -> tuple[TrainOptions,
         size=size,
         preprocessing=getattr(args, "preprocessing", "face-square"),  # only students have one
         bfloat16=args.bfloat16,
+        pairs=getattr(args, "pairs", False),  # only students answer by the mean over views
     )
     return options, view_options(args)
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mxn_edge.detector import Detector
-from mxn_edge.weights import INPUT_SIZE
+from mxn_edge.weights import INPUT_SIZE, WeightFileError
 from tools.command_line import parse, prepare_outputs, view_options
 from tools.ferplus import Faces, FerPlusError, read_ferplus
 from tools.labelled_faces import LabelledFacesError, read_unlabelled_faces
@@ -72,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         LabelledFacesError,
         TeacherFileError,
         TrainingError,
+        WeightFileError,
         OSError,
     ) as error:
         print(f"distil: {error}", file=sys.stderr)

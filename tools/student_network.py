@@ -143,3 +143,55 @@ def from_weights(weights: Weights) -> StudentNetwork:
         layer.weight.copy_(torch.from_numpy(weights.tensors[f"{name}.weight"].transpose(order).copy()))
         layer.bias.copy_(torch.from_numpy(weights.tensors[f"{name}.bias"].copy()))
     return network.eval()
+
+
+@torch.no_grad()
+def trainable_from_weights(
+    weights: Weights, faces: Tensor, *, dropout: float = 0.0, input_scale: float = 1.0
+) -> StudentNetwork:
+    """Return the network of a weight file in the form that is trained, with the same logits up to rounding.
+
+    Folding has lost what the layers were normalised by. It is measured again, and each layer's weights are brought to
+    the norm that a new network has, so that learning rates mean the same.
+
+    Args:
+        weights: the weight file's content.
+        faces: (N, 1, 84, 84) raw grey, usual ones.
+        dropout: as for `StudentNetwork`.
+        input_scale: as for `StudentNetwork`.
+    """
+    plain = from_weights(weights)
+    outputs: dict[str, Tensor] = {}
+    for name in ("norm1", "norm2", "norm3"):  # which do nothing in the plain network but see each layer's output
+        getattr(plain, name).register_forward_hook(lambda module, _, output, name=name: outputs.update({name: output}))
+    plain(faces)
+    network = StudentNetwork(
+        weights.architecture,
+        weights.hidden,
+        len(weights.labels),
+        batch_norm=True,
+        dropout=dropout,
+        input_scale=input_scale,
+    )
+    unit = torch.full((1,), 1 / input_scale)  # what 1 in this network's input of a layer is in the plain one's
+    for number, name in enumerate(("conv1", "conv2", "fc1"), 1):
+        layer, norm, source = getattr(network, name), getattr(network, f"norm{number}"), getattr(plain, name)
+        weight = source.weight * _per_input(unit, source.weight)
+        factor = layer.weight.norm() / weight.norm()
+        layer.weight.copy_(weight * factor)
+        output = outputs[f"norm{number}"].transpose(0, 1).flatten(1)
+        mean, variance = output.mean(1), output.var(1, correction=0)
+        norm.running_mean.copy_(factor * (mean - source.bias))
+        norm.running_var.copy_(factor**2 * variance)
+        unit = torch.sqrt(variance + norm.eps / factor**2)
+        norm.bias.copy_(mean / unit)
+    network.fc2.weight.copy_(plain.fc2.weight * unit)
+    network.fc2.bias.copy_(plain.fc2.bias)
+    return network.eval()
+
+
+def _per_input(unit: Tensor, weight: Tensor) -> Tensor:
+    """Shape a factor per input channel for a layer's weights; fc1 has the channels of each pixel in turn."""
+    if weight.ndim == 4:
+        return unit.view(1, -1, 1, 1)
+    return unit.repeat(weight.shape[1] // len(unit))

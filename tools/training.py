@@ -12,7 +12,7 @@ import math
 import pickle
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from tools.augment import AugmentOptions, Views, draw_views, preparation, render, resize_faces
+from tools.augment import AugmentOptions, Views, draw_views, face_views, preparation, render, resize_faces
 from tools.ferplus import LABELS, Faces
 
 #: Of student logits, soft targets and, in distillation, the teacher's logits of the same faces.
@@ -60,6 +60,9 @@ class TrainOptions:
         size: side of the network's input.
         preprocessing: how the network sees faces at run time, see `mxn_edge.preprocess.Preprocessor`.
         bfloat16: multiply in bfloat16 while training; evaluation is always float32.
+        pairs: show two of the four views of each picture (`augment.face_views`), in turn two others. Half of the loss
+            is that of the mean of their logits, a quarter that of each; the epoch is selected by the mean over all
+            four, which is how the Recognizer answers.
     """
 
     epochs: int = 100
@@ -74,6 +77,7 @@ class TrainOptions:
     size: int = 84
     preprocessing: str = "face-square"
     bfloat16: bool = False
+    pairs: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,11 @@ def predict(network: nn.Module, inputs: Tensor, batch: int = 256) -> Tensor:
     """Return the float32 logits of `inputs` in evaluation mode."""
     network.eval()
     return torch.cat([network(part) for part in torch.split(inputs, batch)])
+
+
+def mean_prediction(network: nn.Module, views: Sequence[Tensor]) -> Tensor:
+    """Return the mean of the float32 logits over views of the same faces."""
+    return torch.stack([predict(network, view) for view in views]).mean(0)
 
 
 def seeded(*numbers: int) -> Generator:
@@ -167,10 +176,11 @@ def train(
     """
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a third of a step
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)
     images, targets = torch.from_numpy(faces.images), torch.from_numpy(faces.targets)
     prepare = preparation(options.preprocessing)
     valid_inputs = prepare(resize_faces(torch.from_numpy(valid.images), options.size))
+    valid_views = [view.contiguous() for view in face_views(valid_inputs)] if options.pairs else [valid_inputs]
     optimizer = _Optimizer(network, options)
     average = {name: value.clone() for name, value in network.state_dict().items()}
     best: dict[str, Any] = {"value": -1.0, "state": average}
@@ -207,9 +217,17 @@ def train(
             else:
                 inputs = rendered[index][:, None].float()
                 inputs = inputs.flip(3) if mirrored else inputs
+            if options.pairs:
+                inputs = torch.cat(face_views(inputs)[:2] if step % 2 else face_views(inputs)[2:])
             with torch.autocast("cpu", torch.bfloat16, enabled=options.bfloat16):
-                logits = network(inputs.contiguous(memory_format=torch.channels_last))
-            cost = loss(logits.float(), targets[index], None if teacher_logits is None else teacher_logits[index])
+                logits = network(inputs.contiguous(memory_format=torch.channels_last)).float()
+            learned = targets[index], None if teacher_logits is None else teacher_logits[index]
+            if options.pairs:
+                first, second = logits.chunk(2)
+                alone = (loss(first, *learned) + loss(second, *learned)) / 2
+                cost = (loss((first + second) / 2, *learned) + alone) / 2
+            else:
+                cost = loss(logits, *learned)
             network.zero_grad(set_to_none=True)
             cost.backward()  # type: ignore[no-untyped-call]
             share = _share_of_peak(epoch * steps + step, steps, options)
@@ -221,7 +239,7 @@ def train(
 
         trained = {name: value.clone() for name, value in network.state_dict().items()}
         network.load_state_dict(average)
-        scores = score(predict(network, valid_inputs), valid)
+        scores = score(mean_prediction(network, valid_views), valid)
         network.load_state_dict(trained)
         seconds = time.perf_counter() - start
         history.append(

@@ -48,6 +48,15 @@ def test_mild_views_stray_less_far_and_are_else_the_same() -> None:
     assert torch.equal(alike.fill, mild.fill)
 
 
+def test_the_least_blur_bounds_it_and_changes_no_other_draw() -> None:
+    usual, blunt = (draw_views(4000, AugmentOptions(blur=1.0, least_blur=least), seeded(1)) for least in (-0.7, 0.2))
+    assert usual.blur.min() == pytest.approx(-0.7, abs=0.01)
+    assert blunt.blur.min() == pytest.approx(0.2, abs=0.01)
+    assert blunt.blur.max() == pytest.approx(1.0, abs=0.01)
+    assert torch.equal(usual.affine, blunt.affine)
+    assert torch.equal(usual.noise, blunt.noise)
+
+
 def test_views_are_reproducible_and_seeds_differ() -> None:
     faces = torch.from_numpy(random_faces(8))
     a, b, c = (render(faces, draw_views(8, AugmentOptions(), seeded(s)), seeded(9)) for s in (1, 1, 2))

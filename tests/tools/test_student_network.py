@@ -15,7 +15,7 @@ from tests.reference import reference_logits  # noqa: E402
 from tests.tools.toy_data import random_faces  # noqa: E402
 from tools.augment import resize_faces  # noqa: E402
 from tools.ferplus import LABELS  # noqa: E402
-from tools.student_network import StudentNetwork, from_weights, to_weights  # noqa: E402
+from tools.student_network import StudentNetwork, from_weights, to_weights, trainable_from_weights  # noqa: E402
 
 # The work is tiny: threads would only wait for each other.
 torch.set_num_threads(1)
@@ -65,3 +65,23 @@ def test_folding_keeps_the_logits(architecture: str, random_weights: MakeWeights
         expected, found = network.double()(faces.double()), folded.double()(faces.double())
     assert found.std() > 1e-3
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_a_weight_file_is_trained_from_where_it_is(architecture: str, random_weights: MakeWeights) -> None:
+    weights = random_weights(architecture, hidden=9)
+    faces = resize_faces(torch.from_numpy(random_faces(24)))
+    torch.manual_seed(0)
+    network = trainable_from_weights(weights, faces, input_scale=1 / 256)
+    with torch.no_grad():
+        expected = from_weights(weights)(faces)
+        tolerance = 1e-4 * expected.abs().max().item()
+        torch.testing.assert_close(network(faces), expected, rtol=0, atol=tolerance)
+        again = to_weights(network, weights.labels, weights.preprocessing, "")
+        torch.testing.assert_close(from_weights(again)(faces), expected, rtol=0, atol=tolerance)
+        network.train()  # by the statistics of the faces instead of those it holds: the same ones
+        torch.testing.assert_close(network(faces), expected, rtol=0, atol=tolerance)
+    fresh = StudentNetwork(architecture, 9, batch_norm=True)
+    for name in ("conv1", "conv2", "fc1"):
+        norms = [getattr(student, name).weight.norm().item() for student in (network, fresh)]
+        assert norms[0] == pytest.approx(norms[1], rel=0.2), name

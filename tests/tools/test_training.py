@@ -16,9 +16,9 @@ from mxn_edge.weights import read_weights, write_weights  # noqa: E402
 from tests.networks import MakeWeights  # noqa: E402
 from tests.tools.toy_data import random_faces, write_data  # noqa: E402
 from tools import evaluate_teacher, train_student, train_teacher  # noqa: E402
-from tools.augment import NO_AUGMENTATION, AugmentOptions, face_views, resize_faces  # noqa: E402
+from tools.augment import NO_AUGMENTATION, AugmentOptions, face_views, resize_faces, standardise  # noqa: E402
 from tools.ferplus import LABELS, read_ferplus  # noqa: E402
-from tools.student_network import StudentNetwork, to_weights  # noqa: E402
+from tools.student_network import StudentNetwork, from_weights, to_weights  # noqa: E402
 from tools.teacher_network import (  # noqa: E402
     TEACHER_SIZE,
     TeacherFileError,
@@ -29,8 +29,10 @@ from tools.teacher_network import (  # noqa: E402
 from tools.training import (  # noqa: E402
     TrainingError,
     TrainOptions,
+    mean_prediction,
     predict,
     score,
+    seeded,
     soft_cross_entropy,
     train,
 )
@@ -109,6 +111,44 @@ def test_muon_steps_have_equal_singular_values(tmp_path: Path) -> None:
             assert values[0] < 2 * values[-1], name
         else:
             assert step.abs().max() <= 1.001 * options.learning_rate  # of AdamW
+
+
+def test_pairs_learn_by_the_mean_of_their_answers_and_by_each(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data.npz", count=36)
+    faces, valid = read_ferplus(data, "train"), read_ferplus(data, "valid")
+    seen, answers, judged = [], [], []
+
+    class Watched(StudentNetwork):
+        def forward(self, faces: torch.Tensor) -> torch.Tensor:
+            logits = super().forward(faces)
+            if self.training:
+                seen.append(faces.clone())
+                answers.append(logits)
+            return logits
+
+    def loss(logits: torch.Tensor, targets: torch.Tensor, _: torch.Tensor | None) -> torch.Tensor:
+        judged.append(logits)
+        return soft_cross_entropy(faces.targets, 0.0)(logits, targets, None)
+
+    options = TrainOptions(epochs=1, batch=16, warmup=0.0, pairs=True)
+    network = Watched()
+    (record,) = train(network, faces, valid, loss, options, NO_AUGMENTATION, progress=False)
+    plain = resize_faces(torch.from_numpy(faces.images))
+    order = torch.randperm(len(faces), generator=seeded(options.seed, 0, 2))
+    costs = []
+    for step in range(2):
+        index = order[16 * step : 16 * (step + 1)]
+        views = face_views(plain[index])
+        torch.testing.assert_close(seen[step], torch.cat(views[:2] if step else views[2:]), rtol=0, atol=1)
+        first, second = answers[step][:16], answers[step][16:]
+        for found, expected in zip(judged[3 * step : 3 * step + 3], (first, second, (first + second) / 2), strict=True):
+            torch.testing.assert_close(found, expected)
+        targets = torch.from_numpy(faces.targets)[index]
+        parts = [-(targets * part.log_softmax(1)).sum(1).mean() for part in (first, second, (first + second) / 2)]
+        costs.append((parts[0] / 4 + parts[1] / 4 + parts[2] / 2).item())
+    assert record["loss"] == pytest.approx(np.mean(costs), rel=1e-5)
+    shown = face_views(resize_faces(torch.from_numpy(valid.images)))
+    assert record["cross_entropy"] == pytest.approx(score(mean_prediction(network, shown), valid).cross_entropy)
 
 
 def test_a_checkpoint_of_other_options_is_refused(tmp_path: Path) -> None:
@@ -196,6 +236,27 @@ def test_command_line_writes_weights_and_report(tmp_path: Path, capsys: pytest.C
     assert train_student.main([*arguments, "--resume"]) == 0
     assert out.read_bytes() == first
     assert "valid accuracy" in capsys.readouterr().out
+
+
+def test_a_run_goes_on_from_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, start, out = write_data(tmp_path / "data.npz"), tmp_path / "start", tmp_path / "out"
+    usual = ["--batch", "16", "--hidden", "6", "--quiet", "--threads", "1"]
+    assert train_student.main([str(data), str(start), "--epochs", "3", *usual]) == 0
+    more = [str(data), str(out), *usual, "--epochs", "1", "--pairs", "--start", str(start)]
+    assert train_student.main([*more, "--learning-rate", "0", "--no-augment"]) == 0
+    before, after = read_weights(start), read_weights(out)
+    shown = standardise(resize_faces(torch.from_numpy(read_ferplus(data, "valid").images)))
+    old, new = (predict(from_weights(weights), shown) for weights in (before, after))
+    assert (new - old).abs().max() < 0.1 * old.std()
+    assert after.training.startswith(before.training + "; then FER+ votes of 92 training faces, 1 epochs")
+    assert after.training.endswith("by pairs of views")
+    assert train_student.main([*more, "--learning-rate", "0.01", "--checkpoint", str(tmp_path / "moved")]) == 0
+    assert (predict(from_weights(read_weights(out)), shown) - old).abs().max() > 0.2 * old.std()
+    assert train_student.main([*more, "--hidden", "7"]) == 1
+    assert "to start a run of ('microexpnet-p12', 7" in capsys.readouterr().err
+    start.write_text("hello")
+    assert train_student.main(more) == 1
+    assert "start: " in capsys.readouterr().err
 
 
 def test_teacher_command_line(tmp_path: Path) -> None:
