@@ -105,4 +105,4 @@ def read_teacher(path: str | os.PathLike[str]) -> TeacherNetwork:
         network.load_state_dict(load_file(path))  # copies into float32
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise TeacherFileError(f"{path}: not a readable teacher file ({error})") from error
-    return network.eval().to(memory_format=torch.channels_last)
+    return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return,unused-ignore]

@@ -148,7 +148,7 @@ def _train(
 ) -> list[dict[str, Any]]:
     torch.manual_seed(options.seed)
     network, average = DetectorNetwork(), DetectorNetwork()
-    network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
     average.load_state_dict(network.state_dict())
     decayed = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]

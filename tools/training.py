@@ -176,7 +176,7 @@ def train(
     """
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs a third of a step
-    network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
     images, targets = torch.from_numpy(faces.images), torch.from_numpy(faces.targets)
     prepare = preparation(options.preprocessing)
     valid_inputs = prepare(resize_faces(torch.from_numpy(valid.images), options.size))
