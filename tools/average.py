@@ -39,11 +39,8 @@ def with_equal_channels(weights: Weights) -> dict[str, NDArray[np.float64]]:
         norm = np.where(norm > 0, norm, 1.0)
         weight /= norm
         tensors[f"{layer}.bias"] /= norm
-        # Of conv2 inputs are the last axis but one, of fc2 the first; of fc1 each pixel has all channels in turn.
-        if onwards.ndim == 4:
-            onwards *= norm[:, None]
-        else:
-            onwards *= np.tile(norm, len(onwards) // len(norm))[:, None]
+        # Inputs are the last axis but one; those of fc1 are all channels of each pixel in turn.
+        onwards *= np.tile(norm, onwards.shape[-2] // len(norm))[:, None]
     return tensors
 
 

@@ -18,7 +18,7 @@ from tools.ferplus import LABELS, SPLITS, FerPlusError, read_ferplus
 from tools.metrics import measure
 from tools.teacher_network import TEACHER_SIZE, TeacherFileError, read_teacher
 from tools.terminal import HelpFormatter, add_views, between
-from tools.training import predict
+from tools.training import mean_prediction
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def _run(args: argparse.Namespace) -> None:
     logits = {}
     for path in args.teachers:
         teacher = read_teacher(path)
-        logits[path.name] = np.mean([predict(teacher, view).numpy() for view in shown], axis=0)
+        logits[path.name] = mean_prediction(teacher, shown).numpy()
     if len(logits) > 1:
         logits["mean of their logits"] = np.mean(list(logits.values()), axis=0)
     report = {}
