@@ -125,6 +125,10 @@ typedef struct mxn_int8_kernels {
     void (*fc1)(const mxn_int8_layer *layer, const uint8_t *src, int inputs, int blocks, float *dst);
     /* weight: as for mxn_float32_kernels.dense. */
     void (*fc2)(const float *weight, const float *bias, const float *src, int inputs, int blocks, float *dst);
+    /* fc1 of a float32 model with weights that are int8 times a scale per output: floats that are not negative in and out, as
+     * mxn_float32_kernels.dense_s8, with ReLU. scratch: MXN_SCRATCH floats. NULL where that is faster. */
+    void (*fc1_fixed_point)(const mxn_int8_layer *layer, const float *src, int src_pitch, int inputs, int blocks, float *dst,
+                            int dst_pitch, int faces, void *scratch);
 } mxn_int8_kernels;
 
 struct mxn_backend {

@@ -80,42 +80,19 @@ static size_t lay_out(mxn_model *model, char *memory) {
         model->conv1_bias = take_floats(memory, &used, MXN_CONV1_CHANNELS);
         model->conv2_weight = take_floats(memory, &used, toom_cook2 ? MXN_CONV2_TOOM_COOK_WEIGHTS : MXN_CONV2_WEIGHTS);
         model->conv2_bias = take_floats(memory, &used, MXN_CONV2_CHANNELS);
-        if (model->quantised_fc1) {
+        if (model->fc1_form == MXN_FC1_FLOATS) model->fc1_weight = take_floats(memory, &used, flat * hidden);
+        if (model->fc1_form == MXN_FC1_S8) {
             model->fc1_weight_s8 = take(memory, &used, flat * hidden);
             model->fc1_scale = take_floats(memory, &used, hidden);
-        } else {
-            model->fc1_weight = take_floats(memory, &used, flat * hidden);
         }
-        model->fc1_bias = take_floats(memory, &used, hidden);
+        if (model->fc1_form == MXN_FC1_FIXED_POINT)
+            take_layer(memory, &used, model, model->flat, hidden, &model->int8_layer3);
+        else
+            model->fc1_bias = take_floats(memory, &used, hidden);
     }
     model->fc2_weight = take_floats(memory, &used, hidden * classes);
     model->fc2_bias = take_floats(memory, &used, classes);
     return used;
-}
-
-static void fill_float32(mxn_model *model, const mxn_weights *weights) {
-    const mxn_float32_kernels *kernels = model->backend->float32;
-    if (model->conv1 == kernels->conv1_toom_cook)
-        mxn_transform_conv1(weights->conv1_weight, model->conv1_weight);
-    else
-        memcpy(model->conv1_weight, weights->conv1_weight, MXN_CONV1_WEIGHTS * sizeof(float));
-    memcpy(model->conv1_bias, weights->conv1_bias, MXN_CONV1_CHANNELS * sizeof(float));
-    if (model->conv2 == kernels->conv2_toom_cook)
-        mxn_transform_conv2(weights->conv2_weight, model->conv2_weight);
-    else
-        memcpy(model->conv2_weight, weights->conv2_weight, MXN_CONV2_WEIGHTS * sizeof(float));
-    memcpy(model->conv2_bias, weights->conv2_bias, MXN_CONV2_CHANNELS * sizeof(float));
-    const int hidden = model->config.hidden;
-    if (model->quantised_fc1)
-        for (int o = 0; o < hidden; o++) {
-            model->fc1_scale[o] = int8_scale(weights->fc1_weight, model->flat, hidden, o);
-            for (int i = 0; i < model->flat; i++)
-                model->fc1_weight_s8[dense_place(i, o, model->flat)] =
-                    quantise(weights->fc1_weight[(size_t)i * (size_t)hidden + (size_t)o], model->fc1_scale[o]);
-        }
-    else
-        pack_dense(model->fc1_weight, weights->fc1_weight, model->flat, model->flat, hidden);
-    memcpy(model->fc1_bias, weights->fc1_bias, (size_t)model->config.hidden * sizeof(float));
 }
 
 /* weight: in-out. Each output has the scale with which its largest weight becomes ±127; one without weights gets 1. q: as
@@ -137,16 +114,45 @@ static void fill_layer(mxn_int8_layer *layer, const mxn_int8_kernels *kernels, c
     kernels->pack(q, inputs, outputs, layer->weight);
 }
 
-static mxn_status fill_int8(mxn_model *model, const mxn_weights *weights) {
+/* q: as for fill_layer. */
+static void fill_fc1(mxn_model *model, const mxn_weights *weights, int8_t *q) {
+    const int hidden = model->config.hidden;
+    if (model->fc1_form == MXN_FC1_FIXED_POINT) {
+        fill_layer(&model->int8_layer3, model->backend->int8, weights->fc1_weight, weights->fc1_bias, model->flat, hidden, q);
+        return;
+    }
+    if (model->fc1_form == MXN_FC1_S8)
+        for (int o = 0; o < hidden; o++) {
+            model->fc1_scale[o] = int8_scale(weights->fc1_weight, model->flat, hidden, o);
+            for (int i = 0; i < model->flat; i++)
+                model->fc1_weight_s8[dense_place(i, o, model->flat)] =
+                    quantise(weights->fc1_weight[(size_t)i * (size_t)hidden + (size_t)o], model->fc1_scale[o]);
+        }
+    else
+        pack_dense(model->fc1_weight, weights->fc1_weight, model->flat, model->flat, hidden);
+    memcpy(model->fc1_bias, weights->fc1_bias, (size_t)hidden * sizeof(float));
+}
+
+static void fill_float32(mxn_model *model, const mxn_weights *weights, int8_t *q) {
+    const mxn_float32_kernels *kernels = model->backend->float32;
+    if (model->conv1 == kernels->conv1_toom_cook)
+        mxn_transform_conv1(weights->conv1_weight, model->conv1_weight);
+    else
+        memcpy(model->conv1_weight, weights->conv1_weight, MXN_CONV1_WEIGHTS * sizeof(float));
+    memcpy(model->conv1_bias, weights->conv1_bias, MXN_CONV1_CHANNELS * sizeof(float));
+    if (model->conv2 == kernels->conv2_toom_cook)
+        mxn_transform_conv2(weights->conv2_weight, model->conv2_weight);
+    else
+        memcpy(model->conv2_weight, weights->conv2_weight, MXN_CONV2_WEIGHTS * sizeof(float));
+    memcpy(model->conv2_bias, weights->conv2_bias, MXN_CONV2_CHANNELS * sizeof(float));
+    fill_fc1(model, weights, q);
+}
+
+static void fill_int8(mxn_model *model, const mxn_weights *weights, int8_t *q) {
     const mxn_int8_kernels *kernels = model->backend->int8;
-    const size_t fc1 = (size_t)model->flat * (size_t)model->config.hidden;
-    int8_t *q = malloc(fc1 > MXN_CONV2_WEIGHTS ? fc1 : MXN_CONV2_WEIGHTS);
-    if (!q) return MXN_ERROR_MEMORY;
     fill_layer(&model->int8_layer1, kernels, weights->conv1_weight, weights->conv1_bias, MXN_CONV1_TAPS, MXN_CONV1_CHANNELS, q);
     fill_layer(&model->int8_layer2, kernels, weights->conv2_weight, weights->conv2_bias, MXN_CONV2_TAPS, MXN_CONV2_CHANNELS, q);
     fill_layer(&model->int8_layer3, kernels, weights->fc1_weight, weights->fc1_bias, model->flat, model->config.hidden, q);
-    free(q);
-    return MXN_OK;
 }
 
 mxn_status mxn_model_new(mxn_model **out, const mxn_config *config, const mxn_weights *weights,
@@ -178,21 +184,27 @@ mxn_status mxn_model_new(mxn_model **out, const mxn_config *config, const mxn_we
         header.conv1 = toom_cook1 ? float32->conv1_toom_cook : float32->conv1[pool1];
         header.conv1_u8 = toom_cook1 ? float32->conv1_toom_cook_u8 : NULL;
         header.conv2 = toom_cook2 ? float32->conv2_toom_cook : float32->conv2[pool2];
-        header.quantised_fc1 = float32->dense_s8 && is_quantised(weights->fc1_weight, header.flat, config->hidden);
+        if ((float32->dense_s8 || backend->int8->fc1_fixed_point) &&
+            is_quantised(weights->fc1_weight, header.flat, config->hidden))
+            header.fc1_form = backend->int8->fc1_fixed_point ? MXN_FC1_FIXED_POINT : MXN_FC1_S8;
     }
 
-    const size_t bytes = lay_out(&header, NULL);
+    const size_t bytes = lay_out(&header, NULL), fc1_weights = (size_t)header.flat * (size_t)config->hidden;
     mxn_model *model = aligned_alloc(MXN_ALIGNMENT, bytes);
-    if (!model) return MXN_ERROR_MEMORY;
+    int8_t *q = malloc(fc1_weights > MXN_CONV2_WEIGHTS ? fc1_weights : MXN_CONV2_WEIGHTS);
+    if (!model || !q) {
+        free(model);
+        free(q);
+        return MXN_ERROR_MEMORY;
+    }
     memset(model, 0, bytes);
     *model = header;
     lay_out(model, (char *)model);
-    if (!int8) {
-        fill_float32(model, weights);
-    } else if (fill_int8(model, weights) != MXN_OK) {
-        free(model);
-        return MXN_ERROR_MEMORY;
-    }
+    if (int8)
+        fill_int8(model, weights, q);
+    else
+        fill_float32(model, weights, q);
+    free(q);
     pack_dense(model->fc2_weight, weights->fc2_weight, config->hidden, model->hidden_blocks * MXN_DENSE_BLOCK, config->classes);
     memcpy(model->fc2_bias, weights->fc2_bias, (size_t)config->classes * sizeof(float));
     *out = model;

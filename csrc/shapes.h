@@ -84,7 +84,7 @@ enum {
     MXN_REFINER_FLAT = MXN_REFINER_MAP * MXN_REFINER_MAP * MXN_DETECTOR_CHANNELS_MAX,
 
     /* Floats that a kernel may use as it likes; what they hold on entry means nothing. */
-    MXN_SCRATCH = 22400,
+    MXN_SCRATCH = 15392,
 };
 
 /* Of an int8 model: weights are -127..127, so that a weight and its negative are both there. */

@@ -47,12 +47,12 @@ def build(folder: Path, compiler: str, flags: list[str], *link_flags: str) -> Pa
 
 
 def backends_that_passed(output: str) -> set[str]:
-    """Backends with a line for each topology with each algorithm or int8, and three more, all of them ok."""
+    """Backends with a line for each topology with each algorithm or int8, and four more, all of them ok."""
     lines = output.splitlines()
     assert lines
     assert all(line.startswith("ok ") for line in lines), output
     names = [line.split()[1] for line in lines]
-    return {name for name in names if names.count(name) == 14}
+    return {name for name in names if names.count(name) == 15}
 
 
 @pytest.fixture(scope="module")

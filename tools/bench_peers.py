@@ -1,6 +1,6 @@
 """Our network beside other engines, on the same faces with the same weights: `python -m tools.bench_peers --help`.
 
-Imports OpenCV, mxn_edge, tools.peers, tools.terminal and the data tools; charts need matplotlib.
+Imports OpenCV, mxn_edge, tools.machine, tools.peers, tools.terminal and the data tools; charts need matplotlib.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from mxn_edge.student import DEFAULT_MODEL, Student
 from mxn_edge.weights import INPUT_SIZE, WeightFileError, Weights, read_weights
 from tools.ferplus import FerPlusError
 from tools.labelled_faces import LabelledFacesError, read_labelled_faces
+from tools.machine import cache_bytes
 from tools.peers import PEERS, Engine
 from tools.terminal import markdown, positive
 
@@ -187,12 +188,6 @@ def fill_in(row: Row, times: Floats, base: Floats) -> None:
     """The statistics of times (rounds, calls) beside those of the base in the same rounds."""
     row.median_us, row.p90_us = np.percentile(times, [50, 90]).tolist()
     row.ratio = float(np.median(np.median(times, axis=1) / np.median(base, axis=1)))
-
-
-def cache_bytes() -> int:
-    """Size of the last-level cache; 32 MiB where the kernel does not tell."""
-    sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
-    return max((int(size[:-1]) * {"K": 1 << 10, "M": 1 << 20}[size[-1]] for size in sizes), default=32 << 20)
 
 
 def cache_evictor() -> Callable[[], object]:

@@ -1,11 +1,12 @@
 /* What tools/roofline.py runs: the peak rates of this CPU, the time of each layer, and a loop for counting instructions.
  *
- *     roofline measure TOPOLOGY HIDDEN CLASSES ROUNDS     prints lines of the forms
+ *     roofline measure TOPOLOGY HIDDEN CLASSES ROUNDS BYTES     prints lines of the forms
  *         cycles GHZ
  *         peak NAME GIGA_MULTIPLY_ADDS_PER_SECOND
  *         layer ISA ALGORITHM NAME SECONDS
  *     roofline run TOPOLOGY HIDDEN CLASSES ISA ALGORITHM FACES      only runs the network
  *
+ * BYTES are read before each call with cold caches; they must be more than the caches hold.
  * ALGORITHM is "fastest" or "direct", of float32, or "int8".
  *
  * mxn.c is included, not linked, since the layers are run one by one on its private workspace: run_layer() is the one place
@@ -43,6 +44,8 @@ enum { SUMS = 14 };
         __asm__ volatile("" ::reg(y));                                          \
     }
 
+enum { PEAKS_MAX = 10 };
+
 typedef struct peak {
     const char *name;
     void (*loop)(long turns);
@@ -69,11 +72,14 @@ PEAK(avxvnni_loop, TARGET("avxvnni"), __m256i, _mm256_set1_epi8(1), "x", sum[i] 
 PEAK(avx512vnni_loop, TARGET("avx512f,avx512vnni"), __m512i, _mm512_set1_epi8(1), "v",
      sum[i] = _mm512_dpbusd_epi32(sum[i], x, y))
 
+/* The networks of backends that differ in their int8 only differ in fc1, and have one peak of float32. */
 static int find_peaks(peak *peaks) {
     const uint32_t features = mxn_cpu_features();
     const bool avx2 = features & MXN_CPU_AVX2, zmm = features & MXN_CPU_AVX512F;
     const peak all[] = {
+        {"avx512vnni", avx512_loop, 16, zmm && features & MXN_CPU_AVX512VNNI},
         {"avx512", avx512_loop, 16, zmm},
+        {"avxvnni", avx2_loop, 8, avx2 && features & MXN_CPU_AVXVNNI},
         {"avx2", avx2_loop, 8, avx2 && features & MXN_CPU_FMA},
         {"sse2", sse2_loop, 4, true},
         {"scalar", scalar_loop, 1, true},
@@ -106,6 +112,7 @@ PEAK(sdot_loop, DOTPROD, int32x4_t, vdupq_n_s32(1), "w", sum[i] = vdotq_s32(sum[
 
 static int find_peaks(peak *peaks) {
     const peak all[] = {
+        {"neondot", neon_loop, 4, mxn_cpu_features() & MXN_CPU_DOTPROD},
         {"neon", neon_loop, 4, mxn_cpu_features() & MXN_CPU_NEON},
         {"scalar", scalar_loop, 1, true},
         {"int8 neondot", sdot_loop, 16, mxn_cpu_features() & MXN_CPU_DOTPROD},
@@ -149,8 +156,8 @@ static double rate(void (*loop)(long turns)) {
 
 /* ---- Layers ------------------------------------------------------------------------------------------------------ */
 
-enum layer { LOAD, CONV1, CONV2, DENSE, WHOLE, LAYERS };
-static const char *const layer_names[LAYERS] = {"load", "conv1", "conv2", "dense", "whole"};
+enum layer { LOAD, CONV1, CONV2, DENSE, WHOLE, COLD, LAYERS }; /* the last: the whole, with nothing in the caches */
+static const char *const layer_names[LAYERS] = {"load", "conv1", "conv2", "dense", "whole", "cold"};
 
 static uint8_t face[MXN_FACE_PIXELS];
 static float logits[MXN_CLASSES_MAX];
@@ -199,6 +206,16 @@ static const float *noises(size_t count) {
     return values;
 }
 
+/* Whole multiples of a scale, of which the first of every output is the largest: kept as bytes, as those of a model that was
+ * trained for int8. */
+static const float *whole_noises(size_t inputs, size_t outputs) {
+    float *values = malloc(inputs * outputs * sizeof *values);
+    if (!values) abort();
+    for (size_t i = 0; i < inputs * outputs; i++)
+        values[i] = (i < outputs ? MXN_INT8_MAX : truncf(2 * MXN_INT8_MAX * noise())) / 1024;
+    return values;
+}
+
 enum { FASTEST, DIRECT, INT8, ALGORITHMS }; /* the first two as in mxn_algorithm */
 static const char *const algorithm_names[ALGORITHMS] = {"fastest", "direct", "int8"};
 
@@ -209,7 +226,7 @@ static mxn_model *new_model(const mxn_config *config, const mxn_backend *backend
     const mxn_weights weights = {
         noises(MXN_CONV1_TAPS * MXN_CONV1_CHANNELS), noises(MXN_CONV1_CHANNELS),
         noises(MXN_CONV2_TAPS * MXN_CONV2_CHANNELS), noises(MXN_CONV2_CHANNELS),
-        noises(flat * hidden), noises(hidden), noises(hidden * classes), noises(classes),
+        whole_noises(flat, hidden), noises(hidden), noises(hidden * classes), noises(classes),
     };
     mxn_model *model;
     const mxn_precision precision = algorithm == INT8 ? MXN_PRECISION_INT8 : MXN_PRECISION_FLOAT32;
@@ -228,11 +245,21 @@ static double time_layer(const mxn_model *model, mxn_workspace *workspace, enum 
     }
 }
 
+/* Seconds of one call that finds none of its memory in the caches, nor its instructions. */
+static double time_cold(const mxn_model *model, mxn_workspace *workspace, volatile const char *memory, size_t bytes) {
+    for (size_t i = 0; i < bytes; i += MXN_CACHE_LINE) (void)memory[i];
+    const double start = now();
+    run_layer(model, workspace, WHOLE);
+    return now() - start;
+}
+
 /* Whether a slower backend has the same kernels: they are measured under its name. */
 static bool is_measured_later(int backend, int algorithm) {
     const mxn_backend *this = mxn_backend_available(backend), *later;
-    while ((later = mxn_backend_available(++backend)) != NULL)
-        if (algorithm == INT8 ? later->int8 == this->int8 : later->float32 == this->float32) return true;
+    while ((later = mxn_backend_available(++backend)) != NULL) {
+        const bool float32 = later->float32 == this->float32 && later->int8->fc1_fixed_point == this->int8->fc1_fixed_point;
+        if (algorithm == INT8 ? later->int8 == this->int8 : float32) return true;
+    }
     return false;
 }
 
@@ -253,7 +280,11 @@ int main(int argc, char **argv) {
         return 0;
     }
 
-    peak peaks[8];
+    const size_t evicted = argc < 7 ? 0 : strtoull(argv[6], NULL, 10);
+    char *memory = malloc(evicted + 1);
+    if (!memory) return 2;
+    memset(memory, 1, evicted); /* memory that was never written has no place of its own */
+    peak peaks[PEAKS_MAX];
     const int count = find_peaks(peaks);
     mxn_model *models[8][ALGORITHMS] = {{NULL}};
     int backends = 0;
@@ -269,7 +300,9 @@ int main(int argc, char **argv) {
             for (int a = 0; a < ALGORITHMS; a++)
                 for (int layer = 0; layer < LAYERS && models[i][a]; layer++)
                     printf("layer %s %s %s %.9g\n", mxn_backend_name(models[i][a]->backend), algorithm_names[a],
-                           layer_names[layer], time_layer(models[i][a], workspace, layer));
+                           layer_names[layer],
+                           layer == COLD ? time_cold(models[i][a], workspace, memory, evicted)
+                                         : time_layer(models[i][a], workspace, layer));
     }
     return 0;
 }

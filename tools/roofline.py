@@ -1,7 +1,7 @@
 """What share of this CPU's peak each layer reaches: `python -m tools.roofline --help`.
 
 Compiles the C core with tools/roofline.c, which measures; so it needs a C compiler. Imports mxn_edge's weights,
-tools.peer_models and tools.terminal.
+tools.machine, tools.peer_models and tools.terminal.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ if not __package__:  # run as a file: the repository is not on the path
 from mxn_edge.cli import cpu_name
 from mxn_edge.student import DEFAULT_MODEL
 from mxn_edge.weights import ARCHITECTURES, WeightFileError, Weights, read_weights
+from tools.machine import cache_bytes
 from tools.peer_models import network_layers
 from tools.terminal import markdown, positive
 
@@ -49,7 +50,7 @@ class Measured:
         gigahertz: cycles per nanosecond, of scalar code.
         peaks: 1e9 multiply-adds per second, by instruction set; for 8-bit products the name begins with "int8".
         seconds: per call, by instruction set, algorithm ("fastest" or "direct" of float32, "int8") and layer: load,
-            conv1, conv2, dense, whole.
+            conv1, conv2, dense, whole, cold.
     """
 
     gigahertz: float = 0
@@ -93,7 +94,8 @@ def multiply_adds(weights: Weights) -> dict[str, int]:
             counts[layer.name] = height * width * prod(weights.tensors[f"{layer.name}.weight"].shape)
         elif layer.kind == "dense":
             counts["dense"] += prod(weights.tensors[f"{layer.name}.weight"].shape)
-    return {**counts, "whole": sum(counts.values())}
+    whole = sum(counts.values())
+    return {**counts, "whole": whole, "cold": whole}
 
 
 def build(folder: Path) -> Path:
@@ -127,7 +129,7 @@ def _network(weights: Weights) -> list[str]:
 
 def measure(program: Path, weights: Weights, rounds: int) -> Measured:
     """Run it."""
-    command = [str(program), "measure", *_network(weights), str(rounds)]
+    command = [str(program), "measure", *_network(weights), str(rounds), str(2 * cache_bytes())]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         raise RooflineError(f"the measuring program failed with {result.returncode}: {result.stderr}")
@@ -224,7 +226,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="roofline",
         description="Measure how many multiply-adds one core can do per second with each instruction set, and what "
-        "share of that each layer reaches, alone and with warm caches. The bound is the time of a direct convolution "
+        "share of that each layer reaches, alone and with warm caches; cold is the whole network after twice the "
+        "last-level cache was read. The bound is the time of a direct convolution "
         "at the peak. MAC: one multiplication and one addition, so two operations. The algorithms fastest and direct "
         "are float32; int8 stands beside the peak of 8-bit products. Kernels that several instruction sets share are "
         "measured once. Times and rates are the best of all rounds.",

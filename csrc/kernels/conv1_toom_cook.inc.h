@@ -16,12 +16,18 @@ enum {
     CONV1_READS_U8 = VF_WIDENS,  /* the rows that two strips share are widened twice, which must cost little */
 
     CONV1_ROW = MXN_IMAGE_PITCH + VF_LANES, /* a vector more, so that a load shifted by two stays inside */
+    CONV1_PAIR = 4, /* columns of the source from one pair of output columns to the next, and from one half to the other */
+    CONV1_HALF_WEIGHTS = 2 * MXN_CONV1_CHANNELS,
     CONV1_COLUMNS = 2 * MXN_CONV1_POOLED_OUTPUT + MXN_CONV1_KERNEL - 2,
 
     /* Pairs of columns at a time: accumulators of two columns each, weights and one broadcast must fit the registers. */
-    CONV1_GROUP = VF_LANES >= 16 ? 11 : VF_LANES >= 8 || VF_REGISTERS >= 32 ? 3 : 1,
+    CONV1_GROUP = VF_LANES >= 16 ? 7 : VF_LANES >= 8 || VF_REGISTERS >= 32 ? 3 : 1,
+    /* Both halves of a kernel row at once, for which columns two pairs apart share their broadcasts: as many registers more. */
+    CONV1_HALVES = VF_LANES >= 16 ? 2 : 1,
+    /* The sums of a point stay in registers while those of its negative are made. */
+    CONV1_KEEPS = VF_LANES >= 16,
     /* Fewer sums than multiply-adds in flight: what both columns share is then added up in two. */
-    CONV1_SPLIT = VF_LANES >= 8 && CONV1_GROUP * CONV1_VECTORS < 8,
+    CONV1_SPLIT = VF_LANES >= 8 && CONV1_GROUP * CONV1_VECTORS < 7,
 };
 
 typedef struct conv1_scratch {
@@ -72,63 +78,90 @@ MXN_INLINE void conv1_transform_source(const void *image, const bool bytes, cons
     }
 }
 
-/* Adds one tap of one product to the sums of `pairs` pairs of columns. */
-MXN_INLINE void conv1_add_tap(const float *src, const float *weight, const int pairs, vf sum[CONV1_GROUP][CONV1_VECTORS]) {
+/* The first tap of a step, and where its source lies: row parity-half of the kernel row-column parity. */
+MXN_INLINE int conv1_tap(const int step) { return CONV1_HALVES == 2 ? step / 2 * 4 + step % 2 : step; }
+MXN_INLINE int conv1_place(const int tap) { return tap / 4 * CONV1_ROW + tap / 2 % 2 * CONV1_PAIR + tap % 2; }
+
+/* Adds one tap of one product, or one of each half, to the sums of `pairs` pairs of columns. */
+MXN_INLINE void conv1_add_taps(const float *src, const float *weight, const int pairs, vf sum[CONV1_GROUP][CONV1_VECTORS]) {
     vf_tap_barrier();
-    vf w[CONV1_VECTORS];
+    vf w[CONV1_HALVES][CONV1_VECTORS];
+#pragma GCC unroll 2
+    for (int half = 0; half < CONV1_HALVES; half++)
 #pragma GCC unroll 4
-    for (int v = 0; v < CONV1_VECTORS; v++) w[v] = vf_load(weight + v * VF_LANES);
-#pragma GCC unroll 11
-    for (int t = 0; t < pairs; t++) {
-        const vf value = vf_broadcast(src + 4 * t);
+        for (int v = 0; v < CONV1_VECTORS; v++) w[half][v] = vf_load(weight + half * CONV1_HALF_WEIGHTS + v * VF_LANES);
+#pragma GCC unroll 8
+    for (int t = 0; t < pairs + CONV1_HALVES - 1; t++) {
+        const vf value = vf_broadcast(src + CONV1_PAIR * t);
+#pragma GCC unroll 2
+        for (int half = 0; half < CONV1_HALVES; half++)
+            if (t >= half && t - half < pairs)
 #pragma GCC unroll 4
-        for (int v = 0; v < CONV1_VECTORS; v++) sum[t][v] = vf_multiply_add(w[v], value, sum[t][v]);
+                for (int v = 0; v < CONV1_VECTORS; v++)
+                    sum[t - half][v] = vf_multiply_add(w[half][v], value, sum[t - half][v]);
     }
 }
 
-/* Sums for `pairs` pairs of columns at every point; x: where the first one's source begins. Of each pair of points ±c the
- * even and odd part is stored, f(c) + f(-c) and f(c) - f(-c). */
+/* Sums for `pairs` pairs of columns at one point; column of the pair first. */
+MXN_INLINE void conv1_sum_point(const float *weight, const float *plain, const float *difference, const int pairs,
+                                vf sum[2][CONV1_GROUP][CONV1_VECTORS]) {
+    enum { CHANNELS = MXN_CONV1_CHANNELS, PRODUCT = MXN_CONV1_PAIR_TAPS * CHANNELS, STEPS = MXN_CONV1_PAIR_TAPS / CONV1_HALVES };
+#pragma GCC unroll 7
+    for (int t = 0; t < pairs; t++)
+#pragma GCC unroll 4
+        for (int v = 0; v < CONV1_VECTORS; v++) sum[0][t][v] = sum[1][t][v] = vf_zero();
+#pragma GCC unroll 8
+    for (int step = 0; step < STEPS; step++) {
+        const int tap = conv1_tap(step), place = conv1_place(tap);
+        conv1_add_taps(plain + 2 + place, weight + tap * CHANNELS, pairs, sum[CONV1_SPLIT ? tap % 2 : 0]);
+    }
+#pragma GCC unroll 7
+    for (int t = 0; t < pairs; t++)
+#pragma GCC unroll 4
+        for (int v = 0; v < CONV1_VECTORS; v++)
+            sum[0][t][v] = sum[1][t][v] = CONV1_SPLIT ? vf_add(sum[0][t][v], sum[1][t][v]) : sum[0][t][v];
+#pragma GCC unroll 8
+    for (int step = 0; step < STEPS; step++) {
+        const int tap = conv1_tap(step), place = conv1_place(tap);
+        conv1_add_taps(difference + place, weight + PRODUCT + tap * CHANNELS, pairs, sum[0]);
+        conv1_add_taps(difference + 2 + place, weight + 2 * PRODUCT + tap * CHANNELS, pairs, sum[1]);
+    }
+}
+
+MXN_INLINE void conv1_store(vf sum[2][CONV1_GROUP][CONV1_VECTORS], float dst[][MXN_CONV1_CHANNELS], const int channel,
+                            const int pairs) {
+#pragma GCC unroll 2
+    for (int column = 0; column < 2; column++)
+#pragma GCC unroll 7
+        for (int t = 0; t < pairs; t++)
+#pragma GCC unroll 4
+            for (int v = 0; v < CONV1_VECTORS; v++) vf_store(&dst[2 * t + column][channel + v * VF_LANES], sum[column][t][v]);
+}
+
+/* The same at every point; x: where the first one's source begins. Of each pair of points ±c the even and odd part is stored,
+ * f(c) + f(-c) and f(c) - f(-c). */
 MXN_INLINE void conv1_sum(const float *weight, conv1_scratch *scratch, const int x, const int channel, const int pairs) {
-    enum { TAPS = MXN_CONV1_PAIR_TAPS, CHANNELS = MXN_CONV1_CHANNELS, PRODUCT = TAPS * CHANNELS };
-    for (int p = 0; p < MXN_CONV1_POINTS; p++, weight += MXN_CONV1_PRODUCTS * PRODUCT) {
-        const float *plain = &scratch->plain[p][0][x], *difference = &scratch->difference[p][0][x];
-        vf sum[2][CONV1_GROUP][CONV1_VECTORS]; /* column of the pair */
-#pragma GCC unroll 11
-        for (int t = 0; t < pairs; t++)
-#pragma GCC unroll 4
-            for (int v = 0; v < CONV1_VECTORS; v++) sum[0][t][v] = sum[1][t][v] = vf_zero();
-#pragma GCC unroll 8
-        for (int tap = 0; tap < TAPS; tap++) {
-            const int offset = tap / 4 * CONV1_ROW + tap / 2 % 2 * 4 + tap % 2;
-            conv1_add_tap(plain + 2 + offset, weight + tap * CHANNELS, pairs, sum[CONV1_SPLIT ? tap % 2 : 0]);
-        }
-#pragma GCC unroll 11
-        for (int t = 0; t < pairs; t++)
-#pragma GCC unroll 4
-            for (int v = 0; v < CONV1_VECTORS; v++)
-                sum[0][t][v] = sum[1][t][v] = CONV1_SPLIT ? vf_add(sum[0][t][v], sum[1][t][v]) : sum[0][t][v];
-#pragma GCC unroll 8
-        for (int tap = 0; tap < TAPS; tap++) {
-            const int offset = tap / 4 * CONV1_ROW + tap / 2 % 2 * 4 + tap % 2;
-            conv1_add_tap(difference + offset, weight + PRODUCT + tap * CHANNELS, pairs, sum[0]);
-            conv1_add_tap(difference + 2 + offset, weight + 2 * PRODUCT + tap * CHANNELS, pairs, sum[1]);
-        }
+    enum { POINT = MXN_CONV1_PRODUCTS * MXN_CONV1_PAIR_TAPS * MXN_CONV1_CHANNELS, INFINITE = MXN_CONV1_POINTS - 1 };
+    vf plus[2][CONV1_GROUP][CONV1_VECTORS], minus[2][CONV1_GROUP][CONV1_VECTORS];
+    for (int p = 0; p < INFINITE; p += 2, weight += 2 * POINT) {
+        float(*even)[MXN_CONV1_CHANNELS] = scratch->sum[p], (*odd)[MXN_CONV1_CHANNELS] = scratch->sum[p + 1];
+        conv1_sum_point(weight, &scratch->plain[p][0][x], &scratch->difference[p][0][x], pairs, plus);
+        if (!CONV1_KEEPS) conv1_store(plus, even, channel, pairs);
+        conv1_sum_point(weight + POINT, &scratch->plain[p + 1][0][x], &scratch->difference[p + 1][0][x], pairs, minus);
 #pragma GCC unroll 2
         for (int column = 0; column < 2; column++)
-#pragma GCC unroll 11
+#pragma GCC unroll 7
             for (int t = 0; t < pairs; t++)
 #pragma GCC unroll 4
                 for (int v = 0; v < CONV1_VECTORS; v++) {
-                    const int lanes = channel + v * VF_LANES;
-                    vf value = sum[column][t][v];
-                    if (p % 2 == 1) {
-                        const vf plus = vf_load(&scratch->sum[p - 1][2 * t + column][lanes]);
-                        vf_store(&scratch->sum[p - 1][2 * t + column][lanes], vf_add(plus, value));
-                        value = vf_subtract(plus, value);
-                    }
-                    vf_store(&scratch->sum[p][2 * t + column][lanes], value);
+                    const int place = 2 * t + column, lanes = channel + v * VF_LANES;
+                    const vf kept = CONV1_KEEPS ? plus[column][t][v] : vf_load(&even[place][lanes]);
+                    vf_store(&even[place][lanes], vf_add(kept, minus[column][t][v]));
+                    vf_store(&odd[place][lanes], vf_subtract(kept, minus[column][t][v]));
                 }
     }
+    conv1_sum_point(weight, &scratch->plain[INFINITE][0][x], &scratch->difference[INFINITE][0][x], pairs, plus);
+    conv1_store(plus, scratch->sum[INFINITE], channel, pairs);
 }
 
 /* Interpolates, pools and finishes. dst: the first pooled pixel of the group in the strip's first row. */

@@ -14,8 +14,7 @@ enum {
     CONV2_PREFERS_TOOM_COOK = 1, /* on every instruction set it is faster than conv2_pooled */
 
     /* A vector more, so that the same tile at different points does not fall into the same set of the cache. */
-    CONV2_SOURCE_PITCH = MXN_CONV2_TILES * MXN_CONV2_TILES * MXN_CONV2_DEPTH + 16,
-    CONV2_SUM_PITCH = MXN_CONV2_TILES * MXN_CONV2_TILES * MXN_CONV2_CHANNELS + 16,
+    CONV2_PITCH = MXN_CONV2_TILES * MXN_CONV2_TILES * MXN_CONV2_DEPTH + 16,
     CONV2_MATRICES = MXN_CONV2_POINTS * MXN_CONV2_POINTS,
 
     /* Tiles × vectors of accumulators, weights and one broadcast must fit the registers. */
@@ -24,9 +23,10 @@ enum {
     CONV2_PARTS = VF_LANES >= 4 ? MXN_CONV2_BLOCK / VF_LANES : 4, /* vectors of a block at once */
 };
 
+/* row point-column point: the source of a pair of points, tile-k, lies one place behind its sums, tile-oc, which so are
+ * written where the source of the pair before was. */
 typedef struct conv2_scratch {
-    float source[CONV2_MATRICES * CONV2_SOURCE_PITCH]; /* row point-column point-tile-k */
-    float sum[CONV2_MATRICES * CONV2_SUM_PITCH];       /* row point-column point-tile-oc */
+    float place[CONV2_MATRICES + 1][CONV2_PITCH];
 } conv2_scratch;
 _Static_assert(sizeof(conv2_scratch) <= MXN_SCRATCH * sizeof(float), "the scratch memory holds it");
 
@@ -93,8 +93,8 @@ MXN_INLINE void conv2_transform_source(const float *map, conv2_scratch *scratch,
                 conv2_evaluate(d + y * POINTS, 1, wide);
 #pragma GCC unroll 5
                 for (int x = 0; x < columns; x++)
-                    vf_store(scratch->source + (y * POINTS + x) * CONV2_SOURCE_PITCH +
-                                 conv2_tile(tile_y, tile_x, x) * MXN_CONV2_DEPTH + phase * MXN_CONV1_CHANNELS + c,
+                    vf_store(scratch->place[y * POINTS + x + 1] + conv2_tile(tile_y, tile_x, x) * MXN_CONV2_DEPTH +
+                                 phase * MXN_CONV1_CHANNELS + c,
                              d[y * POINTS + x]);
             }
         }
@@ -112,8 +112,7 @@ MXN_INLINE void conv2_finish(const conv2_scratch *scratch, const float *bias, fl
         for (int x = 0; x < columns; x++) {
 #pragma GCC unroll 5
             for (int y = 0; y < rows; y++)
-                m[y * POINTS + x] = vf_load(scratch->sum + (y * POINTS + x) * CONV2_SUM_PITCH +
-                                            conv2_tile(tile_y, tile_x, x) * MXN_CONV2_CHANNELS + c);
+                m[y * POINTS + x] = vf_load(scratch->place[y * POINTS + x] + conv2_tile(tile_y, tile_x, x) * MXN_CONV2_CHANNELS + c);
             conv2_interpolate(m + x, POINTS, tall, half + x, POINTS);
         }
 #pragma GCC unroll 2
@@ -202,8 +201,8 @@ static void conv2_toom_cook(const float *map, const float *weight, const float *
 
     for (int i = 0; i < CONV2_MATRICES; i++) {
         const int fifths = (i / MXN_CONV2_POINTS == LAST_POINT) + (i % MXN_CONV2_POINTS == LAST_POINT);
-        const float *source = s->source + i * CONV2_SOURCE_PITCH;
-        float *sum = s->sum + i * CONV2_SUM_PITCH;
+        const float *source = s->place[i + 1];
+        float *sum = s->place[i];
         for (int c = 0; c < MXN_CONV2_CHANNELS; c += STEP, weight += STEP * MXN_CONV2_DEPTH) {
             /* Spelt out, so that the number of tiles is a constant in each. */
             if (fifths == 0)

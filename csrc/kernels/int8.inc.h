@@ -31,6 +31,7 @@ static void int8_pack(const int8_t *q, int inputs, int outputs, void *weight) {
 #include "int8_load.inc.h"
 #include "int8_conv.inc.h"
 #include "int8_dense.inc.h"
+#include "dense_fixed_point.inc.h"
 
 #define MXN_INT8_TABLE(isa, required, faster)                                                       \
     const mxn_int8_kernels mxn_int8_##isa = {                                                       \
@@ -39,4 +40,5 @@ static void int8_pack(const int8_t *q, int inputs, int outputs, void *weight) {
         .load_u8 = int8_load_u8, .load_f32 = int8_load_f32,                                         \
         .conv1 = {int8_conv1_plain, int8_conv1_pooled},                                             \
         .conv2 = {int8_conv2_plain, int8_conv2_pooled}, .fc1 = int8_fc1, .fc2 = int8_fc2,           \
+        .fc1_fixed_point = FIXED_POINT_PREFERRED ? fc1_fixed_point : NULL,                          \
     }

@@ -18,6 +18,8 @@ typedef struct int8_conv {
     int dst_pitch;              /* bytes from one output row (after pooling) to the next */
     bool pool;
     int rows, columns, vectors; /* sums at a time: rows × columns × vectors of channels */
+    int halves; /* of a kernel row at a time, 1 or 2: a column's second half is the first of the column `shift` further */
+    int shift;
 } int8_conv;
 
 enum {
@@ -32,7 +34,8 @@ enum {
 MXN_INLINE void int8_conv_tile(const int8_conv conv, const uint8_t *src, const mxn_int8_layer *layer, const int channel,
                                uint8_t *dst, const int rows, const int columns) {
     const int step = conv.pool ? 2 : 1, together = rows < conv.rows ? rows : conv.rows;
-    const int quads = conv.kernel_rows * conv.run / 4;
+    const int quads = conv.kernel_rows * conv.run / 4, half_weights = conv.run / 2 / 4 * INT8_QUAD;
+    const int shift = conv.halves == 2 ? conv.shift : 0;
     vi best[INT8_CONV_COLUMNS_MAX][INT8_CONV_VECTORS_MAX];
 #pragma GCC unroll 2
     for (int row = 0; row < rows; row += together) {
@@ -46,21 +49,28 @@ MXN_INLINE void int8_conv_tile(const int8_conv conv, const uint8_t *src, const m
 #pragma GCC unroll 4
                 for (int v = 0; v < conv.vectors; v++) sum[r][x][v] = vi_load(layer->start + channel + v * VF_LANES);
 
-        int run = conv.run;
+        int run = conv.run / conv.halves;
         __asm__("" : "+r"(run)); /* hides that conv1 has two quads to a row: GCC would unroll them, and spill */
-        for (int ky = 0; ky < conv.kernel_rows; ky++, bytes += conv.src_pitch)
+        for (int ky = 0; ky < conv.kernel_rows; ky++, bytes += conv.src_pitch, weight += (conv.halves - 1) * half_weights)
             for (int k = 0; k < run; k += 4, weight += INT8_QUAD) {
                 vf_tap_barrier();
-                vi_weights w[INT8_CONV_VECTORS_MAX];
+                vi_weights w[2][INT8_CONV_VECTORS_MAX];
+#pragma GCC unroll 2
+                for (int half = 0; half < conv.halves; half++)
 #pragma GCC unroll 4
-                for (int v = 0; v < conv.vectors; v++) w[v] = vi_load_weights(weight + int8_place(quads, v * VF_LANES));
+                    for (int v = 0; v < conv.vectors; v++)
+                        w[half][v] = vi_load_weights(weight + half * half_weights + int8_place(quads, v * VF_LANES));
 #pragma GCC unroll 2
                 for (int r = 0; r < together; r++)
-#pragma GCC unroll 21
-                    for (int x = 0; x < columns; x++) {
+#pragma GCC unroll 22
+                    for (int x = 0; x < columns + shift; x++) {
                         const vi_bytes four = vi_broadcast(bytes + r * conv.y_step + x * conv.x_step + k);
 #pragma GCC unroll 4
-                        for (int v = 0; v < conv.vectors; v++) sum[r][x][v] = vi_dot(sum[r][x][v], four, w[v]);
+                        for (int v = 0; v < conv.vectors; v++) {
+                            if (x < columns) sum[r][x][v] = vi_dot(sum[r][x][v], four, w[0][v]);
+                            if (conv.halves == 2 && x >= shift)
+                                sum[r][x - shift][v] = vi_dot(sum[r][x - shift][v], four, w[1][v]);
+                        }
                     }
             }
 
@@ -120,6 +130,7 @@ enum {
     INT8_CONV1_PLAIN_COLUMNS = VF_LANES >= 16 ? 21 : INT8_COLUMNS,
     INT8_CONV2_PLAIN_COLUMNS = VF_LANES >= 16 ? 11 : INT8_COLUMNS,
     INT8_CONV1_VECTORS = VF_LANES >= 16 ? 1 : VF_REGISTERS >= 32 ? 4 : 2,
+    INT8_HALVES = VF_LANES >= 16 ? 2 : 1, /* twice the weights, half the broadcasts */
     INT8_CONV2_VECTORS = VF_REGISTERS >= 32 && VF_LANES < 16 ? 4 : 2,
 };
 
@@ -130,6 +141,7 @@ MXN_INLINE void int8_conv1(const uint8_t *image, const mxn_int8_layer *layer, ui
         .y_step = stride * MXN_IMAGE_PITCH, .size = pool ? MXN_CONV1_POOLED_OUTPUT : MXN_MAP_SIZE,
         .channels = MXN_CONV1_CHANNELS, .dst_pitch = MXN_MAP_PITCH, .pool = pool, .rows = INT8_ROWS,
         .columns = pool ? INT8_CONV1_COLUMNS : INT8_CONV1_PLAIN_COLUMNS, .vectors = INT8_CONV1_VECTORS,
+        .halves = INT8_HALVES, .shift = MXN_CONV1_KERNEL / 2 / stride,
     };
     /* The padding of the plain one is one less than the image's on every side. */
     int8_convolve(conv, pool ? image : image + MXN_IMAGE_PITCH + 1, layer,
@@ -143,6 +155,7 @@ MXN_INLINE void int8_conv2(const uint8_t *map, const mxn_int8_layer *layer, uint
         .size = MXN_CONV2_OUTPUT, .channels = MXN_CONV2_CHANNELS,
         .dst_pitch = (pool ? MXN_POOL2_OUTPUT : MXN_CONV2_OUTPUT) * MXN_CONV2_CHANNELS, .pool = pool, .rows = INT8_ROWS,
         .columns = pool ? INT8_COLUMNS : INT8_CONV2_PLAIN_COLUMNS, .vectors = INT8_CONV2_VECTORS,
+        .halves = INT8_HALVES, .shift = MXN_CONV2_KERNEL / 2 / MXN_CONV2_STRIDE,
     };
     int8_convolve(conv, map, layer, flat);
 }

@@ -5,6 +5,7 @@
 #ifndef MXN_SIMD_TARGET_H
 #define MXN_SIMD_TARGET_H
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 

@@ -39,7 +39,7 @@ double check_network(const mxn_backend *backend, mxn_algorithm algorithm, const 
         mxn_logits_f32(model, workspace, s->floats[0], s->faces, from_f32) != MXN_OK)
         abort();
     if (mxn_model_algorithm(model) != algorithm || mxn_model_precision(model) != MXN_PRECISION_FLOAT32 ||
-        mxn_model_backend(model) != backend || model->quantised_fc1 != (s->quantised && backend->float32->dense_s8))
+        mxn_model_backend(model) != backend || (s->quantised ? model->fc1_form == MXN_FC1_FLOATS && (backend->float32->dense_s8 || backend->int8->fc1_fixed_point) : model->fc1_form != MXN_FC1_FLOATS))
         worst = INFINITY;
     for (int i = 0; i < s->faces * s->config.classes; i++) {
         largest = fmax(largest, fabs(s->expected[i]));
@@ -168,4 +168,58 @@ int check_convolutions(const mxn_backend *backend, mxn_algorithm algorithm, cons
     return wrong;
 }
 
-/* ---- int8: every bit is right or it is wrong ----------------------------------------------------------------------- */
+/* Inputs of fc1: random; nothing; one that dwarfs the others; denormal; large; one that has overflowed. */
+enum { RANDOM_INPUTS, NO_INPUTS, DWARFED_INPUTS, DENORMAL_INPUTS, LARGE_INPUTS, OVERFLOWN_INPUTS, KINDS_OF_INPUTS };
+
+static void make_inputs(int kind, float *src, int count) {
+    static const float scale[KINDS_OF_INPUTS] = {1, 0, 1e-3f, 1e-39f, 1e33f, 1};
+    for (int i = 0; i < count; i++) src[i] = scale[kind] * ldexpf((float)(random_bits() >> 8), -24);
+    if (kind == DWARFED_INPUTS) src[count - 1] = 1e4f;
+    if (kind == OVERFLOWN_INPUTS) src[count / 2] = INFINITY;
+}
+
+double check_fixed_point(const mxn_backend *backend) {
+    enum { BLOCKS_MAX = 5 };
+    const mxn_config config = {MXN_TOPOLOGY_P12, BLOCKS_MAX * MXN_DENSE_BLOCK, 7};
+    const int inputs = mxn_flat_width(config.topology), outputs = config.hidden;
+    double worst = 0;
+    mxn_model *model;
+    sample s;
+    if (!backend->int8->fc1_fixed_point) return 0;
+    s.weights = make_weights(&config, 1);
+    float *weight = (float *)s.weights.fc1_weight;
+    quantise_fc1(&config, weight);
+    if (mxn_model_new(&model, &config, &s.weights, backend, MXN_PRECISION_FLOAT32, MXN_ALGORITHM_FASTEST) != MXN_OK) abort();
+    if (model->fc1_form != MXN_FC1_FIXED_POINT) worst = INFINITY;
+    const size_t src_bytes = KINDS_OF_INPUTS * (size_t)inputs * sizeof(float);
+    const size_t dst_bytes = KINDS_OF_INPUTS * (size_t)outputs * sizeof(float);
+    float *src = guarded(src_bytes, true), *alone = guarded(dst_bytes, true), *together = guarded(dst_bytes, false);
+    float *scratch = guarded(MXN_SCRATCH * sizeof(float), true);
+    for (int kind = 0; kind < KINDS_OF_INPUTS; kind++) make_inputs(kind, src + kind * inputs, inputs);
+    for (int blocks = 1; blocks <= BLOCKS_MAX; blocks++) {
+        const int used = blocks * MXN_DENSE_BLOCK;
+        memset(scratch, 0xFF, MXN_SCRATCH * sizeof(float));
+        for (int f = 0; f < KINDS_OF_INPUTS; f++)
+            backend->int8->fc1_fixed_point(&model->int8_layer3, src + f * inputs, inputs, inputs, blocks, alone + f * outputs,
+                                           outputs, 1, scratch);
+        for (int f = 0; f < KINDS_OF_INPUTS; f += MXN_DENSE_FACES)
+            backend->int8->fc1_fixed_point(&model->int8_layer3, src + f * inputs, inputs, inputs, blocks,
+                                           together + f * outputs, outputs, MXN_DENSE_FACES, scratch);
+        for (int f = 0; f < KINDS_OF_INPUTS; f++)
+            for (int o = 0; o < used; o++) {
+                const float found = alone[f * outputs + o];
+                double sum = s.weights.fc1_bias[o], allowed = fabs(sum), largest = 0x1p-126;
+                for (int i = 0; i < inputs; i++) largest = fmax(largest, (double)src[f * inputs + i]);
+                for (int i = 0; i < inputs; i++) {
+                    const double w = weight[i * outputs + o], product = w * (double)src[f * inputs + i];
+                    sum += product;
+                    allowed += fabs(product) + fabs(w) * largest;
+                }
+                if (memcmp(&found, &together[f * outputs + o], sizeof found) != 0 || !(found >= 0)) worst = INFINITY;
+                if (f != OVERFLOWN_INPUTS) worst = fmax(worst, fabs(found - fmax(sum, 0)) / (0x1p-23 * allowed));
+            }
+    }
+    mxn_model_free(model);
+    free_weights(&s.weights);
+    return worst;
+}

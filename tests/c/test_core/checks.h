@@ -42,6 +42,9 @@ double check_network(const mxn_backend *backend, mxn_algorithm algorithm, const 
 /* The convolutions with each buffer in an allocation of its own, for the sanitizer to watch. What scratch and the insides
  * of the buffers hold before must not matter, and the paddings must stay zero. Returns the number of wrong floats. */
 int check_convolutions(const mxn_backend *backend, mxn_algorithm algorithm, const sample *s);
+/* fc1 in fixed point on guarded buffers, faces alone and together: the largest error, as a share of what the digits and the
+ * rounding of floats allow. 0 where the backend has no such kernel. */
+double check_fixed_point(const mxn_backend *backend);
 /* Every call of several threads gives the bits of a call of one, whoever finds the team at work. Returns the number of wrong
  * calls. */
 int check_team(const mxn_backend *backend);

@@ -85,6 +85,12 @@ int main(int argc, char **argv) {
         printf("%-4s %-10s detector, largest relative error %.2g\n", error < allowed ? "ok" : "FAIL",
                mxn_backend_name(backends[b]), error);
     }
+    for (int b = 0; b < tested; b++) {
+        const double error = check_fixed_point(backends[b]);
+        failures += !(error <= 1);
+        printf("%-4s %-10s fc1 in fixed point, %.2g of the error that it may have\n", error <= 1 ? "ok" : "FAIL",
+               mxn_backend_name(backends[b]), error);
+    }
     const int wrong_in_team = check_team(backends[0]);
     failures += wrong_in_team > 0;
     printf("%-4s team, %d wrong calls\n", wrong_in_team ? "FAIL" : "ok", wrong_in_team);
