@@ -14,6 +14,8 @@ typedef struct int8_conv {
     int src_pitch;              /* bytes from one source row to the next */
     int x_step, y_step;         /* bytes from one output pixel's source to the next one's */
     int size;                   /* output rows and columns before pooling */
+    int stride, padding;        /* in rows of the source; zeros above the first one inside */
+    int inside;                 /* rows of the source between the paddings */
     int channels;
     int dst_pitch;              /* bytes from one output row (after pooling) to the next */
     bool pool;
@@ -28,19 +30,38 @@ enum {
     INT8_CONV_VECTORS_MAX = 4,
 };
 
-/* `rows` × `columns` pixels: with a pool the two rows of a row of windows (one at the lower border), else one row. Where
- * their sums do not fit the registers, one row after the other. As in conv_direct.inc.h every argument but the pointers is a
- * constant where this is inlined, and the barrier stops GCC from hoisting the broadcasts of later quads. */
+/* Rows of the kernel that lie in the padding for each of `rows` output rows from y on add nothing, unless zero is not 0 to
+ * vi_dot. */
+MXN_INLINE int int8_kernel_begin(const int8_conv conv, const int y, const int rows) {
+    const int above = conv.padding - (y + rows - 1) * conv.stride;
+    return VI_BYTE_OFFSET == 0 && above > 0 ? above : 0;
+}
+
+MXN_INLINE int int8_kernel_end(const int8_conv conv, const int y) {
+    const int left = conv.padding + conv.inside - y * conv.stride;
+    return VI_BYTE_OFFSET == 0 && left < conv.kernel_rows ? left : conv.kernel_rows;
+}
+
+/* The same for the second half of the kernel's columns and the last output column. */
+MXN_INLINE bool int8_half_is_padding(const int8_conv conv) {
+    return VI_BYTE_OFFSET == 0 && (conv.size - 1) * conv.stride + conv.kernel_rows / 2 >= conv.padding + conv.inside;
+}
+
+/* `rows` × `columns` pixels from output row y on: with a pool the two rows of a row of windows (one at the lower border),
+ * else one row. Where their sums do not fit the registers, one row after the other. Where two halves go together, the first
+ * `second` columns have the second. As in conv_direct.inc.h every argument but y and the pointers is a constant where this is
+ * inlined, and the barrier stops GCC from hoisting the broadcasts of later quads. */
 MXN_INLINE void int8_conv_tile(const int8_conv conv, const uint8_t *src, const mxn_int8_layer *layer, const int channel,
-                               uint8_t *dst, const int rows, const int columns) {
+                               const int y, uint8_t *dst, const int rows, const int columns, const int second) {
     const int step = conv.pool ? 2 : 1, together = rows < conv.rows ? rows : conv.rows;
     const int quads = conv.kernel_rows * conv.run / 4, half_weights = conv.run / 2 / 4 * INT8_QUAD;
-    const int shift = conv.halves == 2 ? conv.shift : 0;
+    const int broadcasts = conv.halves == 2 && second + conv.shift > columns ? second + conv.shift : columns;
     vi best[INT8_CONV_COLUMNS_MAX][INT8_CONV_VECTORS_MAX];
 #pragma GCC unroll 2
     for (int row = 0; row < rows; row += together) {
-        const uint8_t *bytes = src + row * conv.y_step;
-        const int8_t *weight = (const int8_t *)layer->weight + int8_place(quads, channel);
+        const int begin = int8_kernel_begin(conv, y + row, together), end = int8_kernel_end(conv, y + row);
+        const uint8_t *bytes = src + row * conv.y_step + begin * conv.src_pitch;
+        const int8_t *weight = (const int8_t *)layer->weight + int8_place(quads, channel) + begin * conv.run / 4 * INT8_QUAD;
         vi sum[INT8_CONV_ROWS_MAX][INT8_CONV_COLUMNS_MAX][INT8_CONV_VECTORS_MAX];
 #pragma GCC unroll 2
         for (int r = 0; r < together; r++)
@@ -51,7 +72,7 @@ MXN_INLINE void int8_conv_tile(const int8_conv conv, const uint8_t *src, const m
 
         int run = conv.run / conv.halves;
         __asm__("" : "+r"(run)); /* hides that conv1 has two quads to a row: GCC would unroll them, and spill */
-        for (int ky = 0; ky < conv.kernel_rows; ky++, bytes += conv.src_pitch, weight += (conv.halves - 1) * half_weights)
+        for (int ky = begin; ky < end; ky++, bytes += conv.src_pitch, weight += (conv.halves - 1) * half_weights)
             for (int k = 0; k < run; k += 4, weight += INT8_QUAD) {
                 vf_tap_barrier();
                 vi_weights w[2][INT8_CONV_VECTORS_MAX];
@@ -63,13 +84,13 @@ MXN_INLINE void int8_conv_tile(const int8_conv conv, const uint8_t *src, const m
 #pragma GCC unroll 2
                 for (int r = 0; r < together; r++)
 #pragma GCC unroll 22
-                    for (int x = 0; x < columns + shift; x++) {
+                    for (int x = 0; x < broadcasts; x++) {
                         const vi_bytes four = vi_broadcast(bytes + r * conv.y_step + x * conv.x_step + k);
 #pragma GCC unroll 4
                         for (int v = 0; v < conv.vectors; v++) {
                             if (x < columns) sum[r][x][v] = vi_dot(sum[r][x][v], four, w[0][v]);
-                            if (conv.halves == 2 && x >= shift)
-                                sum[r][x - shift][v] = vi_dot(sum[r][x - shift][v], four, w[1][v]);
+                            if (conv.halves == 2 && x >= conv.shift && x - conv.shift < second)
+                                sum[r][x - conv.shift][v] = vi_dot(sum[r][x - conv.shift][v], four, w[1][v]);
                         }
                     }
             }
@@ -99,7 +120,7 @@ MXN_INLINE void int8_conv_tile(const int8_conv conv, const uint8_t *src, const m
 
 MXN_INLINE void int8_convolve(const int8_conv conv, const uint8_t *src, const mxn_int8_layer *layer, uint8_t *dst) {
     const int step = conv.pool ? 2 : 1;
-    const int rest = conv.size % conv.columns, whole = conv.size - rest;
+    const int rest = conv.size % conv.columns, whole = conv.size - rest, second = rest - int8_half_is_padding(conv);
     for (int c = 0; c < conv.channels; c += conv.vectors * VF_LANES)
         for (int y = 0; y < conv.size; y += step) {
             const uint8_t *row = src + y * conv.y_step;
@@ -107,14 +128,18 @@ MXN_INLINE void int8_convolve(const int8_conv conv, const uint8_t *src, const mx
             const bool window = conv.pool && y + 1 < conv.size;
             for (int x = 0; x < whole; x += conv.columns)
                 if (window)
-                    int8_conv_tile(conv, row + x * conv.x_step, layer, c, out + (x / step) * conv.channels, 2, conv.columns);
+                    int8_conv_tile(conv, row + x * conv.x_step, layer, c, y, out + (x / step) * conv.channels, 2, conv.columns,
+                                   conv.columns);
                 else
-                    int8_conv_tile(conv, row + x * conv.x_step, layer, c, out + (x / step) * conv.channels, 1, conv.columns);
+                    int8_conv_tile(conv, row + x * conv.x_step, layer, c, y, out + (x / step) * conv.channels, 1, conv.columns,
+                                   conv.columns);
             if (rest == 0) continue;
             if (window)
-                int8_conv_tile(conv, row + whole * conv.x_step, layer, c, out + (whole / step) * conv.channels, 2, rest);
+                int8_conv_tile(conv, row + whole * conv.x_step, layer, c, y, out + (whole / step) * conv.channels, 2, rest,
+                               second);
             else
-                int8_conv_tile(conv, row + whole * conv.x_step, layer, c, out + (whole / step) * conv.channels, 1, rest);
+                int8_conv_tile(conv, row + whole * conv.x_step, layer, c, y, out + (whole / step) * conv.channels, 1, rest,
+                               second);
         }
 }
 
@@ -139,6 +164,7 @@ MXN_INLINE void int8_conv1(const uint8_t *image, const mxn_int8_layer *layer, ui
     const int8_conv conv = {
         .kernel_rows = MXN_CONV1_KERNEL, .run = MXN_CONV1_KERNEL, .src_pitch = MXN_IMAGE_PITCH, .x_step = stride,
         .y_step = stride * MXN_IMAGE_PITCH, .size = pool ? MXN_CONV1_POOLED_OUTPUT : MXN_MAP_SIZE,
+        .stride = stride, .padding = pool ? MXN_IMAGE_PADDING : MXN_IMAGE_PADDING - 1, .inside = MXN_FACE_SIZE,
         .channels = MXN_CONV1_CHANNELS, .dst_pitch = MXN_MAP_PITCH, .pool = pool, .rows = INT8_ROWS,
         .columns = pool ? INT8_CONV1_COLUMNS : INT8_CONV1_PLAIN_COLUMNS, .vectors = INT8_CONV1_VECTORS,
         .halves = INT8_HALVES, .shift = MXN_CONV1_KERNEL / 2 / stride,
@@ -152,7 +178,8 @@ MXN_INLINE void int8_conv2(const uint8_t *map, const mxn_int8_layer *layer, uint
     const int8_conv conv = {
         .kernel_rows = MXN_CONV2_KERNEL, .run = MXN_CONV2_KERNEL * MXN_CONV1_CHANNELS, .src_pitch = MXN_MAP_PITCH,
         .x_step = MXN_CONV2_STRIDE * MXN_CONV1_CHANNELS, .y_step = MXN_CONV2_STRIDE * MXN_MAP_PITCH,
-        .size = MXN_CONV2_OUTPUT, .channels = MXN_CONV2_CHANNELS,
+        .size = MXN_CONV2_OUTPUT, .stride = MXN_CONV2_STRIDE, .padding = MXN_MAP_PADDING, .inside = MXN_MAP_SIZE,
+        .channels = MXN_CONV2_CHANNELS,
         .dst_pitch = (pool ? MXN_POOL2_OUTPUT : MXN_CONV2_OUTPUT) * MXN_CONV2_CHANNELS, .pool = pool, .rows = INT8_ROWS,
         .columns = pool ? INT8_COLUMNS : INT8_CONV2_PLAIN_COLUMNS, .vectors = INT8_CONV2_VECTORS,
         .halves = INT8_HALVES, .shift = MXN_CONV2_KERNEL / 2 / MXN_CONV2_STRIDE,
