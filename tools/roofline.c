@@ -245,7 +245,7 @@ static double time_layer(const mxn_model *model, mxn_workspace *workspace, enum 
     }
 }
 
-/* Seconds of one call that finds none of its memory in the caches, nor its instructions. */
+/* Seconds of one call that finds none of its memory in the caches. */
 static double time_cold(const mxn_model *model, mxn_workspace *workspace, volatile const char *memory, size_t bytes) {
     for (size_t i = 0; i < bytes; i += MXN_CACHE_LINE) (void)memory[i];
     const double start = now();

@@ -23,7 +23,7 @@ enum {
     CONV2_PARTS = VF_LANES >= 4 ? MXN_CONV2_BLOCK / VF_LANES : 4, /* vectors of a block at once */
 };
 
-/* row point-column point: the source of a pair of points, tile-k, lies one place behind its sums, tile-oc, which so are
+/* row point-column point: the source of a pair of points, tile-k, lies one place behind its sums, tile-oc, so that they are
  * written where the source of the pair before was. */
 typedef struct conv2_scratch {
     float place[CONV2_MATRICES + 1][CONV2_PITCH];
