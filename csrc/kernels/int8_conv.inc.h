@@ -47,6 +47,26 @@ MXN_INLINE bool int8_half_is_padding(const int8_conv conv) {
     return VI_BYTE_OFFSET == 0 && (conv.size - 1) * conv.stride + conv.kernel_rows / 2 >= conv.padding + conv.inside;
 }
 
+/* Adds the products of one quad, or of one of each half, to all sums of int8_conv_tile. A macro, since GCC spills sums that a
+ * function changes. */
+#define INT8_CONV_ADD_QUAD(src)                                                                                       \
+    {                                                                                                                 \
+        vf_tap_barrier();                                                                                             \
+        vi_weights w[2][INT8_CONV_VECTORS_MAX];                                                                       \
+        _Pragma("GCC unroll 2") for (int half = 0; half < conv.halves; half++)                                        \
+            _Pragma("GCC unroll 4") for (int v = 0; v < conv.vectors; v++)                                            \
+                w[half][v] = vi_load_weights(weight + half * half_weights + int8_place(quads, v * VF_LANES));         \
+        _Pragma("GCC unroll 2") for (int r = 0; r < together; r++)                                                    \
+            _Pragma("GCC unroll 22") for (int x = 0; x < broadcasts; x++) {                                           \
+                const vi_bytes four = vi_broadcast((src) + r * conv.y_step + x * conv.x_step);                        \
+                _Pragma("GCC unroll 4") for (int v = 0; v < conv.vectors; v++) {                                      \
+                    if (x < columns) sum[r][x][v] = vi_dot(sum[r][x][v], four, w[0][v]);                              \
+                    if (conv.halves == 2 && x >= conv.shift && x - conv.shift < second)                               \
+                        sum[r][x - conv.shift][v] = vi_dot(sum[r][x - conv.shift][v], four, w[1][v]);                 \
+                }                                                                                                     \
+            }                                                                                                         \
+    }
+
 /* `rows` × `columns` pixels from output row y on: with a pool the two rows of a row of windows (one at the lower border),
  * else one row. Where their sums do not fit the registers, one row after the other. Where two halves go together, the first
  * `second` columns have the second. As in conv_direct.inc.h every argument but y and the pointers is a constant where this is
@@ -71,29 +91,14 @@ MXN_INLINE void int8_conv_tile(const int8_conv conv, const uint8_t *src, const m
                 for (int v = 0; v < conv.vectors; v++) sum[r][x][v] = vi_load(layer->start + channel + v * VF_LANES);
 
         int run = conv.run / conv.halves;
-        __asm__("" : "+r"(run)); /* hides that conv1 has two quads to a row: GCC would unroll them, and spill */
+        const bool is_long = run > 8; /* conv2's rows; those of conv1 are two quads, which GCC would unroll, and spill */
+        if (!is_long) __asm__("" : "+r"(run));
         for (int ky = begin; ky < end; ky++, bytes += conv.src_pitch, weight += (conv.halves - 1) * half_weights)
-            for (int k = 0; k < run; k += 4, weight += INT8_QUAD) {
-                vf_tap_barrier();
-                vi_weights w[2][INT8_CONV_VECTORS_MAX];
-#pragma GCC unroll 2
-                for (int half = 0; half < conv.halves; half++)
+            if (is_long)
 #pragma GCC unroll 4
-                    for (int v = 0; v < conv.vectors; v++)
-                        w[half][v] = vi_load_weights(weight + half * half_weights + int8_place(quads, v * VF_LANES));
-#pragma GCC unroll 2
-                for (int r = 0; r < together; r++)
-#pragma GCC unroll 22
-                    for (int x = 0; x < broadcasts; x++) {
-                        const vi_bytes four = vi_broadcast(bytes + r * conv.y_step + x * conv.x_step + k);
-#pragma GCC unroll 4
-                        for (int v = 0; v < conv.vectors; v++) {
-                            if (x < columns) sum[r][x][v] = vi_dot(sum[r][x][v], four, w[0][v]);
-                            if (conv.halves == 2 && x >= conv.shift && x - conv.shift < second)
-                                sum[r][x - conv.shift][v] = vi_dot(sum[r][x - conv.shift][v], four, w[1][v]);
-                        }
-                    }
-            }
+                for (int k = 0; k < run; k += 4, weight += INT8_QUAD) INT8_CONV_ADD_QUAD(bytes + k)
+            else
+                for (int k = 0; k < run; k += 4, weight += INT8_QUAD) INT8_CONV_ADD_QUAD(bytes + k)
 
 #pragma GCC unroll 21
         for (int x = 0; x < columns; x += step)
