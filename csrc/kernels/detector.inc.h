@@ -28,9 +28,11 @@ enum {
     PAIRS_COLUMNS_64 = VF_LANES >= 16 ? 6 : PAIRS_COLUMNS_32,
 };
 
-/* A row of any width: the last tile is moved back over pixels that are done, which get the same values again. */
+/* A row of any width: the last tile, of half the width where that suffices, is moved back over pixels that are done, which get
+ * the same values again. */
 MXN_INLINE void detector_row(const conv_layer layer, const float *src, const float *weight, const float *bias, float *dst,
                              const int width) {
+    const int half = layer.columns / 2;
     for (int c = 0; c < layer.channels; c += layer.vectors * VF_LANES) {
         int x = 0;
         if (width < layer.columns) {
@@ -38,8 +40,13 @@ MXN_INLINE void detector_row(const conv_layer layer, const float *src, const flo
                 conv_tile(layer, src + x * layer.x_step, weight + c, bias + c, dst + x * layer.channels + c, 1, 1, false, true);
             continue;
         }
-        for (; x < width; x += layer.columns) {
-            if (x > width - layer.columns) x = width - layer.columns;
+        for (int left; (left = width - x) > 0; x += layer.columns) {
+            if (left <= half) {
+                x = width - half;
+                conv_tile(layer, src + x * layer.x_step, weight + c, bias + c, dst + x * layer.channels + c, 1, half, false, true);
+                break;
+            }
+            if (left < layer.columns) x = width - layer.columns;
             conv_tile(layer, src + x * layer.x_step, weight + c, bias + c, dst + x * layer.channels + c, 1, layer.columns,
                       false, true);
         }
@@ -104,14 +111,19 @@ MXN_INLINE void pairs_tile(const mxn_detector_unit *u, const int16_t *src, const
 /* As detector_row(). */
 MXN_INLINE void unit_row(const mxn_detector_unit *u, const int16_t *src, float *dst, const int inputs, const int outputs,
                          const int width) {
-    const int columns = outputs == 64 ? PAIRS_COLUMNS_64 : PAIRS_COLUMNS_32;
+    const int columns = outputs == 64 ? PAIRS_COLUMNS_64 : PAIRS_COLUMNS_32, half = columns / 2;
     const int vectors = outputs == 64 ? PAIRS_VECTORS_64 : PAIRS_VECTORS_32;
     for (int c = 0; c < outputs; c += vectors * VF_LANES) {
         int x = 0;
         if (width < columns)
             for (; x < width; x++) pairs_tile(u, src + x * inputs, inputs, c, dst + x * outputs, outputs, 1, vectors);
-        for (; x < width; x += columns) {
-            if (x > width - columns) x = width - columns;
+        for (int left; (left = width - x) > 0; x += columns) {
+            if (left <= half) {
+                x = width - half;
+                pairs_tile(u, src + x * inputs, inputs, c, dst + x * outputs, outputs, half, vectors);
+                break;
+            }
+            if (left < columns) x = width - columns;
             pairs_tile(u, src + x * inputs, inputs, c, dst + x * outputs, outputs, columns, vectors);
         }
     }
