@@ -42,6 +42,19 @@ enum { MXN_UNIT_16_32_2, MXN_UNIT_32_32_1, MXN_UNIT_32_64_2, MXN_UNIT_64_64_1, M
 typedef void (*mxn_unit_kernel)(const mxn_detector_unit *unit, const float *src, ptrdiff_t src_pitch, float *dst,
                                 ptrdiff_t dst_pitch, int height, int width, float *row);
 
+/* A layer whose weights are int8 times a scale per output: from a sum of inputs times whole weights to sum * scale + bias. One
+ * number per output, and zeros up to whole blocks of 16. */
+typedef struct mxn_int8_layer {
+    void *weight;   /* as the kernel wants them */
+    int32_t *start; /* of sums of bytes: byte_offset times the sum of the output's weights */
+    float *scale, *bias;
+} mxn_int8_layer;
+
+/* fc1 of a float32 model, with ReLU. src: not negative, `inputs` of them, a multiple of 32; pitches: floats from one of up to
+ * MXN_DENSE_FACES faces to the next; scratch: MXN_SCRATCH floats. */
+typedef void (*mxn_fc1_kernel)(const mxn_int8_layer *layer, const float *src, int src_pitch, int inputs, int blocks, float *dst,
+                               int dst_pitch, int faces, void *scratch);
+
 /* The networks in float32, and preprocessing. */
 typedef struct mxn_float32_kernels {
     uint32_t features; /* all of these MXN_CPU_ bits must be present */
@@ -59,9 +72,8 @@ typedef struct mxn_float32_kernels {
      * MXN_DENSE_FACES faces to the next. */
     void (*dense)(const float *weight, const float *bias, int inputs, int blocks, bool relu, const float *src, int src_pitch,
                   float *dst, int dst_pitch, int faces);
-    /* The same with weights that are int8 times a scale per output; NULL where it is not faster. */
-    void (*dense_s8)(const int8_t *weight, const float *scale, const float *bias, int inputs, int blocks, bool relu,
-                     const float *src, int src_pitch, float *dst, int dst_pitch, int faces);
+    /* fc1 of bytes that are made floats on the way, block of 16 outputs-in-16 outputs; NULL where `dense` is faster. */
+    mxn_fc1_kernel fc1_s8;
 
     /* Pieces of a crop. `gray` has one float per pixel, 0..255. */
     void (*gray_row)(const uint8_t *pixel, ptrdiff_t step, const ptrdiff_t offset[3], const int32_t luma[3], int count,
@@ -99,14 +111,6 @@ typedef struct mxn_detector_kernels {
     void (*answers)(const float *src, int inputs, const float *weight, const float *bias, float *answers);
 } mxn_detector_kernels;
 
-/* A layer of an int8 model: from a sum of bytes times weights to sum * scale + bias. One number per output, and zeros up to
- * whole blocks of 16. */
-typedef struct mxn_int8_layer {
-    void *weight;   /* as mxn_int8_kernels.pack lays them out */
-    int32_t *start; /* of the sums: byte_offset times the sum of the output's weights */
-    float *scale, *bias;
-} mxn_int8_layer;
-
 /* src, dst: bytes in the layouts of image and map, see shapes.h. */
 typedef void (*mxn_int8_conv_kernel)(const uint8_t *src, const mxn_int8_layer *layer, uint8_t *dst);
 
@@ -116,7 +120,7 @@ typedef struct mxn_int8_kernels {
     bool faster_than_float32; /* than the float32 kernels of the same backend */
     int weight_bytes;         /* that a weight takes */
     int byte_offset;          /* what the kernels subtract from each byte of src before multiplying */
-    /* q: in-out; weight: zeros, enough for whole blocks of 16 outputs. */
+    /* q: in-out; weight: zeros, enough for whole blocks of 16 outputs; laid out as the kernels of this table want it. */
     void (*pack)(const int8_t *q, int inputs, int outputs, void *weight);
 
     void (*load_u8)(const uint8_t *face, uint8_t *image);
@@ -125,10 +129,8 @@ typedef struct mxn_int8_kernels {
     void (*fc1)(const mxn_int8_layer *layer, const uint8_t *src, int inputs, int blocks, float *dst);
     /* weight: as for mxn_float32_kernels.dense. */
     void (*fc2)(const float *weight, const float *bias, const float *src, int inputs, int blocks, float *dst);
-    /* fc1 of a float32 model with weights that are int8 times a scale per output: floats that are not negative in and out, as
-     * mxn_float32_kernels.dense_s8, with ReLU. scratch: MXN_SCRATCH floats. NULL where that is faster. */
-    void (*fc1_fixed_point)(const mxn_int8_layer *layer, const float *src, int src_pitch, int inputs, int blocks, float *dst,
-                            int dst_pitch, int faces, void *scratch);
+    /* fc1 of a float32 model by products of bytes; weights as `pack` lays them out. NULL where that is no faster. */
+    mxn_fc1_kernel fc1_fixed_point;
 } mxn_int8_kernels;
 
 struct mxn_backend {

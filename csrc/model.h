@@ -4,14 +4,6 @@
 
 #include "backend.h"
 
-/* How a float32 model keeps the weights of fc1. Where they are int8 times a scale per output, exactly, they are kept so, which
- * is less to read. */
-typedef enum mxn_fc1_form {
-    MXN_FC1_FLOATS,      /* fc1_weight and fc1_bias, for mxn_float32_kernels.dense */
-    MXN_FC1_S8,          /* fc1_weight_s8, fc1_scale and fc1_bias, for mxn_float32_kernels.dense_s8 */
-    MXN_FC1_FIXED_POINT, /* int8_layer3, for mxn_int8_kernels.fc1_fixed_point */
-} mxn_fc1_form;
-
 /* Every array is inside the model's one allocation, aligned to MXN_ALIGNMENT; layouts as the backend's kernels want them. */
 struct mxn_model {
     mxn_config config;
@@ -25,11 +17,11 @@ struct mxn_model {
     mxn_conv_kernel conv1, conv2;
     mxn_conv_u8_kernel conv1_u8; /* NULL where the algorithm of conv1 has none: bytes are then made floats first */
     float *conv1_weight, *conv1_bias, *conv2_weight, *conv2_bias, *fc1_bias;
-    mxn_fc1_form fc1_form;
+    /* Where the weights of fc1 are int8 times a scale per output, exactly, they are kept so, in int8_layer3, which is less to read;
+     * else it is NULL, and they are in fc1_weight. */
+    mxn_fc1_kernel fc1_quantised;
     float *fc1_weight;
-    int8_t *fc1_weight_s8;
-    float *fc1_scale;
-    /* int8 only, but for the third where fc1_form says so */
+    /* int8, but for the third layer only */
     mxn_int8_conv_kernel int8_conv1, int8_conv2;
     mxn_int8_layer int8_layer1, int8_layer2, int8_layer3; /* conv1, conv2, fc1 */
     /* both */

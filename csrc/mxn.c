@@ -77,21 +77,12 @@ static void connect(const mxn_model *model, mxn_workspace *workspace, int faces,
             model->backend->int8->fc2(model->fc2_weight, model->fc2_bias, workspace->hidden[i], hidden,
                                       model->classes_blocks, workspace->logits[i]);
     } else {
-        switch (model->fc1_form) {
-        case MXN_FC1_FLOATS:
+        if (model->fc1_quantised)
+            model->fc1_quantised(&model->int8_layer3, workspace->flat[0], MXN_FLAT_MAX, model->flat, model->hidden_blocks,
+                                 workspace->hidden[0], MXN_HIDDEN_MAX, faces, workspace->scratch);
+        else
             float32->dense(model->fc1_weight, model->fc1_bias, model->flat, model->hidden_blocks, true, workspace->flat[0],
                            MXN_FLAT_MAX, workspace->hidden[0], MXN_HIDDEN_MAX, faces);
-            break;
-        case MXN_FC1_S8:
-            float32->dense_s8(model->fc1_weight_s8, model->fc1_scale, model->fc1_bias, model->flat, model->hidden_blocks,
-                              true, workspace->flat[0], MXN_FLAT_MAX, workspace->hidden[0], MXN_HIDDEN_MAX, faces);
-            break;
-        case MXN_FC1_FIXED_POINT:
-            model->backend->int8->fc1_fixed_point(&model->int8_layer3, workspace->flat[0], MXN_FLAT_MAX, model->flat,
-                                                  model->hidden_blocks, workspace->hidden[0], MXN_HIDDEN_MAX, faces,
-                                                  workspace->scratch);
-            break;
-        }
         float32->dense(model->fc2_weight, model->fc2_bias, hidden, model->classes_blocks, false, workspace->hidden[0],
                        MXN_HIDDEN_MAX, workspace->logits[0], MXN_CLASSES_MAX, faces);
     }

@@ -56,8 +56,8 @@ static void *take(char *memory, size_t *used, size_t bytes) {
 
 static float *take_floats(char *memory, size_t *used, size_t count) { return take(memory, used, count * sizeof(float)); }
 
-static void take_layer(char *memory, size_t *used, const mxn_model *model, int inputs, size_t outputs, mxn_int8_layer *layer) {
-    layer->weight = take(memory, used, (size_t)inputs * outputs * (size_t)model->backend->int8->weight_bytes);
+static void take_layer(char *memory, size_t *used, int weight_bytes, int inputs, size_t outputs, mxn_int8_layer *layer) {
+    layer->weight = take(memory, used, (size_t)inputs * outputs * (size_t)weight_bytes);
     layer->start = take(memory, used, outputs * sizeof(int32_t));
     layer->scale = take_floats(memory, used, outputs);
     layer->bias = take_floats(memory, used, outputs);
@@ -70,9 +70,10 @@ static size_t lay_out(mxn_model *model, char *memory) {
     size_t used = 0;
     take(memory, &used, sizeof *model);
     if (model->precision == MXN_PRECISION_INT8) {
-        take_layer(memory, &used, model, MXN_CONV1_TAPS, MXN_CONV1_CHANNELS, &model->int8_layer1);
-        take_layer(memory, &used, model, MXN_CONV2_TAPS, MXN_CONV2_CHANNELS, &model->int8_layer2);
-        take_layer(memory, &used, model, model->flat, hidden, &model->int8_layer3);
+        const int weight_bytes = model->backend->int8->weight_bytes;
+        take_layer(memory, &used, weight_bytes, MXN_CONV1_TAPS, MXN_CONV1_CHANNELS, &model->int8_layer1);
+        take_layer(memory, &used, weight_bytes, MXN_CONV2_TAPS, MXN_CONV2_CHANNELS, &model->int8_layer2);
+        take_layer(memory, &used, weight_bytes, model->flat, hidden, &model->int8_layer3);
     } else {
         const bool toom_cook1 = model->conv1 == model->backend->float32->conv1_toom_cook;
         const bool toom_cook2 = model->conv2 == model->backend->float32->conv2_toom_cook;
@@ -80,15 +81,12 @@ static size_t lay_out(mxn_model *model, char *memory) {
         model->conv1_bias = take_floats(memory, &used, MXN_CONV1_CHANNELS);
         model->conv2_weight = take_floats(memory, &used, toom_cook2 ? MXN_CONV2_TOOM_COOK_WEIGHTS : MXN_CONV2_WEIGHTS);
         model->conv2_bias = take_floats(memory, &used, MXN_CONV2_CHANNELS);
-        if (model->fc1_form == MXN_FC1_FLOATS) model->fc1_weight = take_floats(memory, &used, flat * hidden);
-        if (model->fc1_form == MXN_FC1_S8) {
-            model->fc1_weight_s8 = take(memory, &used, flat * hidden);
-            model->fc1_scale = take_floats(memory, &used, hidden);
-        }
-        if (model->fc1_form == MXN_FC1_FIXED_POINT)
-            take_layer(memory, &used, model, model->flat, hidden, &model->int8_layer3);
-        else
+        if (model->fc1_quantised) {
+            take_layer(memory, &used, 1, model->flat, hidden, &model->int8_layer3);
+        } else {
+            model->fc1_weight = take_floats(memory, &used, flat * hidden);
             model->fc1_bias = take_floats(memory, &used, hidden);
+        }
     }
     model->fc2_weight = take_floats(memory, &used, hidden * classes);
     model->fc2_bias = take_floats(memory, &used, classes);
@@ -97,8 +95,8 @@ static size_t lay_out(mxn_model *model, char *memory) {
 
 /* weight: in-out. Each output has the scale with which its largest weight becomes ±127; one without weights gets 1. q: as
  * many bytes as there are weights, used here only. */
-static void fill_layer(mxn_int8_layer *layer, const mxn_int8_kernels *kernels, const float *weight, const float *bias,
-                       int inputs, int outputs, int8_t *q) {
+static void fill_layer(mxn_int8_layer *layer, void (*pack)(const int8_t *q, int inputs, int outputs, void *weight),
+                       int byte_offset, const float *weight, const float *bias, int inputs, int outputs, int8_t *q) {
     for (int o = 0; o < outputs; o++) {
         const float scale = int8_scale(weight, inputs, outputs, o);
         int32_t sum = 0;
@@ -107,32 +105,21 @@ static void fill_layer(mxn_int8_layer *layer, const mxn_int8_kernels *kernels, c
             q[place] = quantise(weight[place], scale);
             sum += q[place];
         }
-        layer->start[o] = kernels->byte_offset * sum;
+        layer->start[o] = byte_offset * sum;
         layer->scale[o] = scale;
         layer->bias[o] = bias[o];
     }
-    kernels->pack(q, inputs, outputs, layer->weight);
+    pack(q, inputs, outputs, layer->weight);
+}
+
+/* As mxn_int8_kernels.pack, in the layout of mxn_float32_kernels.fc1_s8. */
+static void pack_s8(const int8_t *q, int inputs, int outputs, void *weight) {
+    for (int i = 0; i < inputs; i++)
+        for (int o = 0; o < outputs; o++)
+            ((int8_t *)weight)[dense_place(i, o, inputs)] = q[(size_t)i * (size_t)outputs + (size_t)o];
 }
 
 /* q: as for fill_layer. */
-static void fill_fc1(mxn_model *model, const mxn_weights *weights, int8_t *q) {
-    const int hidden = model->config.hidden;
-    if (model->fc1_form == MXN_FC1_FIXED_POINT) {
-        fill_layer(&model->int8_layer3, model->backend->int8, weights->fc1_weight, weights->fc1_bias, model->flat, hidden, q);
-        return;
-    }
-    if (model->fc1_form == MXN_FC1_S8)
-        for (int o = 0; o < hidden; o++) {
-            model->fc1_scale[o] = int8_scale(weights->fc1_weight, model->flat, hidden, o);
-            for (int i = 0; i < model->flat; i++)
-                model->fc1_weight_s8[dense_place(i, o, model->flat)] =
-                    quantise(weights->fc1_weight[(size_t)i * (size_t)hidden + (size_t)o], model->fc1_scale[o]);
-        }
-    else
-        pack_dense(model->fc1_weight, weights->fc1_weight, model->flat, model->flat, hidden);
-    memcpy(model->fc1_bias, weights->fc1_bias, (size_t)hidden * sizeof(float));
-}
-
 static void fill_float32(mxn_model *model, const mxn_weights *weights, int8_t *q) {
     const mxn_float32_kernels *kernels = model->backend->float32;
     if (model->conv1 == kernels->conv1_toom_cook)
@@ -145,14 +132,26 @@ static void fill_float32(mxn_model *model, const mxn_weights *weights, int8_t *q
     else
         memcpy(model->conv2_weight, weights->conv2_weight, MXN_CONV2_WEIGHTS * sizeof(float));
     memcpy(model->conv2_bias, weights->conv2_bias, MXN_CONV2_CHANNELS * sizeof(float));
-    fill_fc1(model, weights, q);
+    const int flat = model->flat, hidden = model->config.hidden;
+    if (model->fc1_quantised) {
+        const mxn_int8_kernels *int8 = model->backend->int8;
+        const bool bytes = model->fc1_quantised == int8->fc1_fixed_point;
+        fill_layer(&model->int8_layer3, bytes ? int8->pack : pack_s8, bytes ? int8->byte_offset : 0, weights->fc1_weight,
+                   weights->fc1_bias, flat, hidden, q);
+    } else {
+        pack_dense(model->fc1_weight, weights->fc1_weight, flat, flat, hidden);
+        memcpy(model->fc1_bias, weights->fc1_bias, (size_t)hidden * sizeof(float));
+    }
 }
 
 static void fill_int8(mxn_model *model, const mxn_weights *weights, int8_t *q) {
-    const mxn_int8_kernels *kernels = model->backend->int8;
-    fill_layer(&model->int8_layer1, kernels, weights->conv1_weight, weights->conv1_bias, MXN_CONV1_TAPS, MXN_CONV1_CHANNELS, q);
-    fill_layer(&model->int8_layer2, kernels, weights->conv2_weight, weights->conv2_bias, MXN_CONV2_TAPS, MXN_CONV2_CHANNELS, q);
-    fill_layer(&model->int8_layer3, kernels, weights->fc1_weight, weights->fc1_bias, model->flat, model->config.hidden, q);
+    const mxn_int8_kernels *int8 = model->backend->int8;
+    fill_layer(&model->int8_layer1, int8->pack, int8->byte_offset, weights->conv1_weight, weights->conv1_bias, MXN_CONV1_TAPS,
+               MXN_CONV1_CHANNELS, q);
+    fill_layer(&model->int8_layer2, int8->pack, int8->byte_offset, weights->conv2_weight, weights->conv2_bias, MXN_CONV2_TAPS,
+               MXN_CONV2_CHANNELS, q);
+    fill_layer(&model->int8_layer3, int8->pack, int8->byte_offset, weights->fc1_weight, weights->fc1_bias, model->flat,
+               model->config.hidden, q);
 }
 
 mxn_status mxn_model_new(mxn_model **out, const mxn_config *config, const mxn_weights *weights,
@@ -184,9 +183,8 @@ mxn_status mxn_model_new(mxn_model **out, const mxn_config *config, const mxn_we
         header.conv1 = toom_cook1 ? float32->conv1_toom_cook : float32->conv1[pool1];
         header.conv1_u8 = toom_cook1 ? float32->conv1_toom_cook_u8 : NULL;
         header.conv2 = toom_cook2 ? float32->conv2_toom_cook : float32->conv2[pool2];
-        if ((float32->dense_s8 || backend->int8->fc1_fixed_point) &&
-            is_quantised(weights->fc1_weight, header.flat, config->hidden))
-            header.fc1_form = backend->int8->fc1_fixed_point ? MXN_FC1_FIXED_POINT : MXN_FC1_S8;
+        const mxn_fc1_kernel quantised = backend->int8->fc1_fixed_point ? backend->int8->fc1_fixed_point : float32->fc1_s8;
+        if (quantised && is_quantised(weights->fc1_weight, header.flat, config->hidden)) header.fc1_quantised = quantised;
     }
 
     const size_t bytes = lay_out(&header, NULL), fc1_weights = (size_t)header.flat * (size_t)config->hidden;

@@ -83,7 +83,9 @@ static void dense(const float *weight, const float *bias, int inputs, int blocks
     dense_all((dense_layer){weight, NULL, bias, inputs, blocks, relu}, false, src, src_pitch, dst, dst_pitch, faces);
 }
 
-static void dense_s8(const int8_t *weight, const float *scale, const float *bias, int inputs, int blocks, bool relu,
-                     const float *src, int src_pitch, float *dst, int dst_pitch, int faces) {
-    dense_all((dense_layer){weight, scale, bias, inputs, blocks, relu}, true, src, src_pitch, dst, dst_pitch, faces);
+static void fc1_s8(const mxn_int8_layer *layer, const float *src, int src_pitch, int inputs, int blocks, float *dst,
+                   int dst_pitch, int faces, void *scratch) {
+    (void)scratch;
+    dense_all((dense_layer){layer->weight, layer->scale, layer->bias, inputs, blocks, true}, true, src, src_pitch, dst, dst_pitch,
+              faces);
 }

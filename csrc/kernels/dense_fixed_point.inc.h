@@ -3,7 +3,7 @@
  *     weight: see int8.inc.h      src: face-in, not negative      bytes: face-digit-in      dst: face-block-16 outputs
  *
  * The inputs of a face become fixed-point numbers of three digits to the base 256, and every digit has a sum of its own: three
- * dot products for weights that are used as they lie in memory, where dense_s8 takes four multiply-adds and first makes them
+ * dot products for weights that are used as they lie in memory, where fc1_s8 takes four multiply-adds and first makes them
  * floats. Sums of whole numbers are exact. An input loses less than 2^-23 of the face's largest, which is no more than what
  * a sum of floats is rounded by.
  */

@@ -38,8 +38,9 @@ double check_network(const mxn_backend *backend, mxn_algorithm algorithm, const 
         mxn_logits_u8(model, workspace, s->bytes[0], s->faces, from_u8) != MXN_OK ||
         mxn_logits_f32(model, workspace, s->floats[0], s->faces, from_f32) != MXN_OK)
         abort();
+    const mxn_fc1_kernel bytes = backend->int8->fc1_fixed_point, fc1 = bytes ? bytes : backend->float32->fc1_s8;
     if (mxn_model_algorithm(model) != algorithm || mxn_model_precision(model) != MXN_PRECISION_FLOAT32 ||
-        mxn_model_backend(model) != backend || (s->quantised ? model->fc1_form == MXN_FC1_FLOATS && (backend->float32->dense_s8 || backend->int8->fc1_fixed_point) : model->fc1_form != MXN_FC1_FLOATS))
+        mxn_model_backend(model) != backend || model->fc1_quantised != (s->quantised ? fc1 : NULL))
         worst = INFINITY;
     for (int i = 0; i < s->faces * s->config.classes; i++) {
         largest = fmax(largest, fabs(s->expected[i]));
@@ -190,7 +191,7 @@ double check_fixed_point(const mxn_backend *backend) {
     float *weight = (float *)s.weights.fc1_weight;
     quantise_fc1(&config, weight);
     if (mxn_model_new(&model, &config, &s.weights, backend, MXN_PRECISION_FLOAT32, MXN_ALGORITHM_FASTEST) != MXN_OK) abort();
-    if (model->fc1_form != MXN_FC1_FIXED_POINT) worst = INFINITY;
+    if (model->fc1_quantised != backend->int8->fc1_fixed_point) worst = INFINITY;
     const size_t src_bytes = KINDS_OF_INPUTS * (size_t)inputs * sizeof(float);
     const size_t dst_bytes = KINDS_OF_INPUTS * (size_t)outputs * sizeof(float);
     float *src = guarded(src_bytes, true), *alone = guarded(dst_bytes, true), *together = guarded(dst_bytes, false);
