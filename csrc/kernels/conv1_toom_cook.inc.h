@@ -22,12 +22,14 @@ enum {
 
     /* Pairs of columns at a time: accumulators of two columns each, weights and one broadcast must fit the registers. */
     CONV1_GROUP = VF_LANES >= 16 ? 7 : VF_LANES >= 8 || VF_REGISTERS >= 32 ? 3 : 1,
-    /* Both halves of a kernel row at once, for which columns two pairs apart share their broadcasts: as many registers more. */
+    /* Both halves of a kernel row at once: the second one's source is that of the next pair's first, so that they share
+     * broadcasts. Takes twice the registers for weights. */
     CONV1_HALVES = VF_LANES >= 16 ? 2 : 1,
     /* The sums of a point stay in registers while those of its negative are made. */
     CONV1_KEEPS = VF_LANES >= 16,
-    /* Fewer sums than multiply-adds in flight: what both columns share is then added up in two. */
-    CONV1_SPLIT = VF_LANES >= 8 && CONV1_GROUP * CONV1_VECTORS < 7,
+    /* Fewer sums than multiply-adds in flight: what both columns share is then added up in two. Where points are kept, the sums
+     * of the other one fill the gaps. */
+    CONV1_SPLIT = VF_LANES >= 8 && !CONV1_KEEPS && CONV1_GROUP * CONV1_VECTORS < 8,
 };
 
 typedef struct conv1_scratch {
