@@ -50,14 +50,13 @@ enum {
     /* Toom-Cook convolutions (toom_cook.h). A stride of 2 splits source and kernel by the parity of row and column into
      * four phases, each a convolution with stride 1 and half the kernel; the sum over the phases is the result.
      *
-     * conv1: strips of 6 output rows; vertically F(6,4), horizontally two nested F(2,2) that give a pair of columns, which
-     * is as wide as a window of the pool. */
-    MXN_CONV1_STRIP = 6,
-    MXN_CONV1_STRIPS = MXN_CONV1_POOLED_OUTPUT / MXN_CONV1_STRIP,
-    MXN_CONV1_POINTS = MXN_CONV1_STRIP + MXN_CONV1_KERNEL / 2 - 1,
-    MXN_CONV1_PAIRS = MXN_CONV1_POOLED_OUTPUT / 2,
-    MXN_CONV1_PRODUCTS = 3,  /* of F(2,2) */
-    MXN_CONV1_PAIR_TAPS = 8, /* row parity-half of the kernel row-column parity */
+     * conv1: tiles of 6 rows and 3 columns, by F(6,4) vertically and F(3,4) horizontally; a block is 7 tiles side by side. */
+    MXN_CONV1_PHASES = 4, /* column parity-row parity */
+    MXN_CONV1_TILE_ROWS = 6,
+    MXN_CONV1_TILE_COLUMNS = 3,
+    MXN_CONV1_ROW_POINTS = MXN_CONV1_TILE_ROWS + MXN_CONV1_KERNEL / 2 - 1,
+    MXN_CONV1_COLUMN_POINTS = MXN_CONV1_TILE_COLUMNS + MXN_CONV1_KERNEL / 2 - 1,
+    MXN_CONV1_TILES = 7, /* of a block */
 
     /* conv2: tiles of 4, 4 and 3 rows and columns by F(4,2) and F(3,2). The fifth point exists for tiles of 4 only. */
     MXN_CONV2_TILE = 4,
@@ -66,7 +65,7 @@ enum {
     MXN_CONV2_DEPTH = 4 * MXN_CONV1_CHANNELS, /* row parity-column parity-ic */
     MXN_CONV2_BLOCK = 16,                     /* output channels whose weights lie together */
 
-    MXN_CONV1_TOOM_COOK_WEIGHTS = MXN_CONV1_POINTS * MXN_CONV1_PRODUCTS * MXN_CONV1_PAIR_TAPS * MXN_CONV1_CHANNELS,
+    MXN_CONV1_TOOM_COOK_WEIGHTS = MXN_CONV1_ROW_POINTS * MXN_CONV1_COLUMN_POINTS * MXN_CONV1_PHASES * MXN_CONV1_CHANNELS,
     MXN_CONV2_TOOM_COOK_WEIGHTS = MXN_CONV2_POINTS * MXN_CONV2_POINTS * MXN_CONV2_DEPTH * MXN_CONV2_CHANNELS,
 
     /* The face detector; its maps have a border of one pixel. */
@@ -103,8 +102,9 @@ _Static_assert(MXN_MAP_SIZE * 2 == MXN_CONV1_POOLED_OUTPUT, "pool 1 halves exact
 _Static_assert((MXN_CONV2_OUTPUT - 1) * MXN_CONV2_STRIDE + MXN_CONV2_KERNEL == MXN_MAP_PIXELS,
                "conv2 covers the padded map exactly");
 _Static_assert((MXN_CONV2_OUTPUT + 1) / 2 == MXN_POOL2_OUTPUT, "pool 2 rounds up");
-_Static_assert(MXN_CONV1_STRIPS * MXN_CONV1_STRIP == MXN_CONV1_POOLED_OUTPUT && MXN_CONV1_STRIP % 2 == 0,
-               "strips cover the output and cut no window");
+_Static_assert(MXN_CONV1_POOLED_OUTPUT % MXN_CONV1_TILE_ROWS == 0 && MXN_CONV1_TILE_ROWS % 2 == 0 &&
+                   2 * MXN_CONV1_TILES * MXN_CONV1_TILE_COLUMNS == MXN_CONV1_POOLED_OUTPUT,
+               "two blocks are a strip of the output, and strips cut no window");
 _Static_assert(MXN_CONV2_TILES * MXN_CONV2_TILE - 1 == MXN_CONV2_OUTPUT && MXN_CONV2_TILE % 2 == 0,
                "tiles of 4, 4 and 3 cover the output and cut no window");
 _Static_assert(MXN_CONV1_TAPS % 8 == 0 && MXN_CONV1_KERNEL % 4 == 0 && MXN_CONV1_CHANNELS % 4 == 0 &&

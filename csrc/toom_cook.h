@@ -49,15 +49,18 @@ static const float mxn_conv1_infinity[4] = MXN_PRODUCT4(1.0f, 0.25f, 4.0f, 0.562
 /* Aᵀ of each pair's positive point: c⁰ to c⁵. */
 static const float mxn_conv1_power[4][6] = {MXN_POWERS5(1.0f), MXN_POWERS5(0.5f), MXN_POWERS5(2.0f), MXN_POWERS5(0.75f)};
 
-/* ---- conv1, horizontally: F(2,2) over the points 0, 1, ∞ ---------------------------------------------------------------
+/* ---- conv1, horizontally: F(3,4) over the points 0, ±1, ±1/2, ∞ --------------------------------------------------------
  *
- * Written so that the transform of the outputs is free: with the taps e, f and the inputs x0, x1, x2
- *
- *     both = (e + f) x1      y0 = both + e (x0 - x1)      y1 = both - f (x1 - x2)
- *
- * all taps of a kernel row's two halves are added to `both` first, and the sums of y0 and y1 start from it.
- *
- * ---- conv2: F(4,2) over the points 0, 1, -1, ∞, 2, and F(3,2) over the first four ------------------------------------
+ *          1/4    0  -5/4    0   1   0
+ *           0   -1/4 -1/4    1   1   0          1  1  1   1    1   0
+ *     Bᵀ =  0    1/4 -1/4   -1   1   0    Aᵀ =  0  1 -1  1/2 -1/2  0
+ *           0   -1/2  -1   1/2   1   0          0  1  1  1/4  1/4  1
+ *           0    1/2  -1  -1/2   1   0
+ *           0    1/4   0  -5/4   0   1
+ */
+static const double mxn_conv1_column_point[5] = {0.0, 1.0, -1.0, 0.5, -0.5};
+
+/* ---- conv2: F(4,2) over the points 0, 1, -1, ∞, 2, and F(3,2) over the first four ------------------------------------
  *
  * In this order, with G scaled alike, both use the same transformed taps:
  *

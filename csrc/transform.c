@@ -4,18 +4,15 @@
 #include "model.h"
 #include "toom_cook.h"
 
-/* F(6,4): four taps -> their polynomial at the nine points, divided as G says. */
-static void evaluate_6_4(const double taps[4], double points[MXN_CONV1_POINTS]) {
-    enum { FINITE = 2 * MXN_CONV1_PAIRS_OF_POINTS };
-    double a[FINITE];
-    for (int i = 0; i < FINITE; i++) a[i] = (i % 2 ? -1.0 : 1.0) * (double)mxn_conv1_point[i / 2];
-    for (int i = 0; i < FINITE; i++) {
+/* Four taps -> their polynomial at `finite` points, divided as G says, and at infinity. */
+static void evaluate_taps(const double taps[4], const double *point, int finite, double *values) {
+    for (int i = 0; i < finite; i++) {
         double divisor = 1;
-        for (int j = 0; j < FINITE; j++)
-            if (j != i) divisor *= a[i] - a[j];
-        points[i] = (taps[0] + a[i] * (taps[1] + a[i] * (taps[2] + a[i] * taps[3]))) / divisor;
+        for (int j = 0; j < finite; j++)
+            if (j != i) divisor *= point[i] - point[j];
+        values[i] = (taps[0] + point[i] * (taps[1] + point[i] * (taps[2] + point[i] * taps[3]))) / divisor;
     }
-    points[FINITE] = taps[3];
+    values[finite] = taps[3];
 }
 
 /* F(4,2) and F(3,2). */
@@ -27,28 +24,27 @@ static void evaluate_4_2(const double taps[2], double points[MXN_CONV2_POINTS]) 
     points[4] = (taps[0] + 2 * taps[1]) / 6;
 }
 
-/* weight: ky-kx-oc, 8×8×16; out: point-product-tap-oc, 9×3×8×16; tap: row parity-half of the kernel row-column parity. */
+/* weight: ky-kx-oc, 8×8×16; out: row point-column point-column parity-row parity-oc, 9×6×2×2×16. */
 void mxn_transform_conv1(const float *weight, float *out) {
-    enum { SIDE = MXN_CONV1_KERNEL, CHANNELS = MXN_CONV1_CHANNELS };
-    for (int tap = 0; tap < MXN_CONV1_PAIR_TAPS; tap++) {
-        const int row_parity = tap / 4, half = tap / 2 % 2, column_parity = tap % 2;
+    enum { SIDE = MXN_CONV1_KERNEL, CHANNELS = MXN_CONV1_CHANNELS, ROWS = MXN_CONV1_ROW_POINTS, COLUMNS = MXN_CONV1_COLUMN_POINTS };
+    double row_point[ROWS - 1];
+    for (int i = 0; i < ROWS - 1; i++) row_point[i] = (i % 2 ? -1.0 : 1.0) * (double)mxn_conv1_point[i / 2];
+    for (int phase = 0; phase < MXN_CONV1_PHASES; phase++)
         for (int c = 0; c < CHANNELS; c++) {
-            double taps[MXN_CONV1_PRODUCTS][SIDE / 2], points[MXN_CONV1_POINTS];
-            for (int i = 0; i < SIDE / 2; i++) {
-                const float *row = weight + (2 * i + row_parity) * SIDE * CHANNELS + c;
-                const double e = row[(4 * half + column_parity) * CHANNELS];
-                const double f = row[(4 * half + 2 + column_parity) * CHANNELS];
-                taps[0][i] = e + f;
-                taps[1][i] = e;
-                taps[2][i] = -f;
+            double columns[COLUMNS][SIDE / 2], rows[ROWS];
+            for (int y = 0; y < SIDE / 2; y++) {
+                double taps[SIDE / 2], points[COLUMNS];
+                for (int x = 0; x < SIDE / 2; x++)
+                    taps[x] = weight[((2 * y + phase % 2) * SIDE + 2 * x + phase / 2) * CHANNELS + c];
+                evaluate_taps(taps, mxn_conv1_column_point, COLUMNS - 1, points);
+                for (int x = 0; x < COLUMNS; x++) columns[x][y] = points[x];
             }
-            for (int product = 0; product < MXN_CONV1_PRODUCTS; product++) {
-                evaluate_6_4(taps[product], points);
-                for (int p = 0; p < MXN_CONV1_POINTS; p++)
-                    out[((p * MXN_CONV1_PRODUCTS + product) * MXN_CONV1_PAIR_TAPS + tap) * CHANNELS + c] = (float)points[p];
+            for (int x = 0; x < COLUMNS; x++) {
+                evaluate_taps(columns[x], row_point, ROWS - 1, rows);
+                for (int y = 0; y < ROWS; y++)
+                    out[((y * COLUMNS + x) * MXN_CONV1_PHASES + phase) * CHANNELS + c] = (float)rows[y];
             }
         }
-    }
 }
 
 /* weight: ky-kx-ic-oc, 4×4×16×32; out: row point-column point-block of 16 oc-row parity-column parity-ic-oc,

@@ -1,200 +1,238 @@
 /* conv1 with stride 2, its bias, ReLU and max-pool, by Toom-Cook convolution. Over simd/, shapes.h and toom_cook.h.
  *
- *     src:    y-x, padded, float32 or bytes     weight: point-product-tap-oc (transform.c)
+ *     src:    y-x, padded, float32 or bytes     weight: row point-column point-phase-oc (transform.c)
  *     dst:    y-x-oc, padded                    scratch: struct conv1_scratch
  *
- * A strip of 6 output rows is 3 rows of the pooled map. Its 9 source rows of each parity become 9 points (rows of `plain`);
- * `difference` is what F(2,2) wants beside them, R[x] - R[x + 2]. Some pairs of output columns at a time are then summed up
- * for every point, and interpolated, pooled and finished while they are in the first-level cache.
- *
- * As in conv_direct.inc.h the output channels fill the lanes and the source value is a broadcast.
+ * Blocks of 7 tiles, 6 rows and 21 columns of the output, go through all steps while they are in the first-level cache; two
+ * are as wide as the output. Tiles are 6 columns of the source apart: it is split by the remainder of x first, so that both
+ * transforms have a tile in each lane. In the products the output channels fill the lanes, as in conv_direct.inc.h, and the
+ * source value is a broadcast.
  */
 #include "../toom_cook.h"
 
 enum {
     CONV1_PREFERS_TOOM_COOK = 1, /* on every instruction set it is faster than conv1_pooled */
-    CONV1_READS_U8 = VF_WIDENS,  /* the rows that two strips share are widened twice, which must cost little */
+    CONV1_READS_U8 = VF_LANES > 1,
 
-    CONV1_ROW = MXN_IMAGE_PITCH + VF_LANES, /* a vector more, so that a load shifted by two stays inside */
-    CONV1_PAIR = 4, /* columns of the source from one pair of output columns to the next, and from one half to the other */
-    CONV1_HALF_WEIGHTS = 2 * MXN_CONV1_CHANNELS,
-    CONV1_COLUMNS = 2 * MXN_CONV1_POOLED_OUTPUT + MXN_CONV1_KERNEL - 2,
+    CONV1_STEP = 2 * MXN_CONV1_TILE_COLUMNS, /* columns of the source from one tile to the next */
+    CONV1_SLOTS = MXN_CONV1_TILES + 1,       /* tiles that hold what the last one needs, too */
+    CONV1_PARITIES = 2 * CONV1_SLOTS,
+    CONV1_ROW_PAIR = CONV1_STEP * CONV1_PARITIES,
+    CONV1_ROW_PAIRS = MXN_IMAGE_ROWS / 2,
+    CONV1_COLUMNS = MXN_CONV1_TILES * MXN_CONV1_TILE_COLUMNS, /* of a block */
 
-    /* Pairs of columns at a time: accumulators of two columns each, weights and one broadcast must fit the registers. */
+    /* Tiles at a time: accumulators of two points, weights and one broadcast must fit the registers. */
     CONV1_GROUP = VF_LANES >= 16 ? 7 : VF_LANES >= 8 || VF_REGISTERS >= 32 ? 3 : 1,
-    /* Both halves of a kernel row at once: the second one's source is that of the next pair's first, so that they share
-     * broadcasts. Takes twice the registers for weights. */
-    CONV1_HALVES = VF_LANES >= 16 ? 2 : 1,
-    /* The sums of a point stay in registers while those of its negative are made. */
-    CONV1_KEEPS = VF_LANES >= 16,
-    /* Fewer sums than multiply-adds in flight: what both columns share is then added up in two. Where points are kept, the sums
-     * of the other one fill the gaps. */
-    CONV1_SPLIT = VF_LANES >= 8 && !CONV1_KEEPS && CONV1_GROUP * CONV1_VECTORS < 8,
+    CONV1_LANES = CONV1_VECTORS * VF_LANES,
+    /* What the first two points gave stays in registers, too. */
+    CONV1_KEEPS = VF_LANES >= 16 || VF_LANES == 1,
 };
 
 typedef struct conv1_scratch {
-    float plain[MXN_CONV1_POINTS][2][CONV1_ROW];      /* point-row parity-x */
-    float difference[MXN_CONV1_POINTS][2][CONV1_ROW];
-    float sum[MXN_CONV1_POINTS][2 * CONV1_GROUP][MXN_CONV1_CHANNELS]; /* point-column-oc */
+    /* row point-remainder-row parity-tile, and zeros behind them, since loads that are shifted by a tile end there */
+    float row[MXN_CONV1_ROW_POINTS + 1][CONV1_ROW_PAIR];
+    /* column point-column parity-row parity-tile, of this row point and of the next */
+    float point[2][MXN_CONV1_COLUMN_POINTS][2][CONV1_PARITIES];
+    /* tile-oc, of a group: what the first two column points gave, where registers are few */
+    float even[CONV1_GROUP][MXN_CONV1_CHANNELS], odd[CONV1_GROUP][MXN_CONV1_CHANNELS];
+    /* row point-column-oc; first the last column of the block before, since a window may be in both */
+    float sum[MXN_CONV1_ROW_POINTS][1 + CONV1_COLUMNS][MXN_CONV1_CHANNELS];
+    union {
+        uint8_t byte[2][CONV1_ROW_PAIRS][CONV1_ROW_PAIR]; /* block-y-remainder-row parity-tile */
+        float number[2][CONV1_ROW_PAIRS][CONV1_ROW_PAIR];
+    } image;
 } conv1_scratch;
 _Static_assert(sizeof(conv1_scratch) <= MXN_SCRATCH * sizeof(float), "the scratch memory holds it");
 
-/* The image is float32, or bytes. */
-MXN_INLINE vf conv1_load(const void *image, const bool bytes, const ptrdiff_t place) {
-    return bytes ? vf_load_u8((const uint8_t *)image + place) : vf_load((const float *)image + place);
-}
-
-/* first: the first row of the strip. The columns behind CONV1_COLUMNS are loaded and stored, but never used. */
-MXN_INLINE void conv1_transform_source(const void *image, const bool bytes, const int first, conv1_scratch *scratch) {
-    enum { PAIRS = MXN_CONV1_PAIRS_OF_POINTS, INFINITE = 2 * PAIRS };
-    for (int parity = 0; parity < 2; parity++) {
-        for (int x = 0; x < CONV1_COLUMNS; x += VF_LANES) {
-            vf row[MXN_CONV1_POINTS];
-#pragma GCC unroll 9
-            for (int i = 0; i < MXN_CONV1_POINTS; i++) 
-                row[i] = conv1_load(image, bytes, (first + 2 * i + parity) * MXN_IMAGE_PITCH + x);
+/* 48 values of a row and 48 of the next are places 48 parity + 6 tile + remainder. Interleaving the halves of 96 places takes
+ * place i to 2 i modulo 95: after four times, to 16 remainder + 8 parity + tile. */
+MXN_INLINE void conv1_split_bytes(const uint8_t *src, uint8_t *dst) {
+    enum { VECTORS = CONV1_ROW_PAIR / VB_LANES, HALF = VECTORS / 2 };
+    vb v[VECTORS], next[VECTORS];
+#pragma GCC unroll 6
+    for (int i = 0; i < VECTORS; i++) v[i] = vb_load(src + i / HALF * MXN_IMAGE_PITCH + i % HALF * VB_LANES);
 #pragma GCC unroll 4
-            for (int p = 0; p < PAIRS; p++) {
-                vf even = row[6], odd = row[7];
+    for (int pass = 0; pass < 4; pass++) {
 #pragma GCC unroll 3
-                for (int i = 0; i < 3; i++) {
-                    const vf q = vf_constant(mxn_conv1_q[p][i]);
-                    even = vf_multiply_add(q, row[2 * i], even);
-                    odd = vf_multiply_add(q, row[2 * i + 1], odd);
-                }
-                if (p > 0) even = vf_multiply(vf_constant(mxn_conv1_point[p]), even);
-                vf_store(&scratch->plain[2 * p][parity][x], vf_add(odd, even));
-                vf_store(&scratch->plain[2 * p + 1][parity][x], vf_subtract(odd, even));
+        for (int i = 0; i < HALF; i++) {
+            next[2 * i] = vb_interleave_low(v[i], v[i + HALF]);
+            next[2 * i + 1] = vb_interleave_high(v[i], v[i + HALF]);
+        }
+#pragma GCC unroll 6
+        for (int i = 0; i < VECTORS; i++) v[i] = next[i];
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < VECTORS; i++) vb_store(dst + i * VB_LANES, v[i]);
+}
+
+MXN_INLINE void conv1_split_floats(const float *src, float *dst) {
+    for (int parity = 0; parity < 2; parity++, src += MXN_IMAGE_PITCH, dst += CONV1_SLOTS)
+        for (int t = 0; t < CONV1_SLOTS; t++)
+            for (int r = 0; r < CONV1_STEP; r++) dst[r * CONV1_PARITIES + t] = src[CONV1_STEP * t + r];
+}
+
+MXN_INLINE void conv1_split(const void *image, const bool bytes, conv1_scratch *scratch) {
+    for (int block = 0; block < 2; block++)
+        for (int pair = 0; pair < CONV1_ROW_PAIRS; pair++) {
+            const ptrdiff_t place = 2 * pair * MXN_IMAGE_PITCH + block * MXN_CONV1_TILES * CONV1_STEP;
+            if (bytes)
+                conv1_split_bytes((const uint8_t *)image + place, scratch->image.byte[block][pair]);
+            else
+                conv1_split_floats((const float *)image + place, scratch->image.number[block][pair]);
+        }
+}
+
+/* Bᵀ vertically, from the block's `first` pair of rows on. */
+MXN_INLINE void conv1_transform_rows(conv1_scratch *scratch, const bool bytes, const int block, const int first) {
+    enum { PAIRS = MXN_CONV1_PAIRS_OF_POINTS, INFINITE = 2 * PAIRS };
+    for (int place = 0; place < CONV1_ROW_PAIR; place += VF_LANES) {
+        vf row[MXN_CONV1_ROW_POINTS];
+#pragma GCC unroll 9
+        for (int i = 0; i < MXN_CONV1_ROW_POINTS; i++)
+            row[i] = bytes ? vf_load_u8(&scratch->image.byte[block][first + i][place])
+                           : vf_load(&scratch->image.number[block][first + i][place]);
+#pragma GCC unroll 4
+        for (int p = 0; p < PAIRS; p++) {
+            vf even = row[6], odd = row[7];
+#pragma GCC unroll 3
+            for (int i = 0; i < 3; i++) {
+                const vf q = vf_constant(mxn_conv1_q[p][i]);
+                even = vf_multiply_add(q, row[2 * i], even);
+                odd = vf_multiply_add(q, row[2 * i + 1], odd);
             }
-            vf even = row[8];
+            if (p > 0) even = vf_multiply(vf_constant(mxn_conv1_point[p]), even);
+            vf_store(&scratch->row[2 * p][place], vf_add(odd, even));
+            vf_store(&scratch->row[2 * p + 1][place], vf_subtract(odd, even));
+        }
+        vf even = row[8];
 #pragma GCC unroll 4
-            for (int i = 0; i < 4; i++) even = vf_multiply_add(vf_constant(mxn_conv1_infinity[i]), row[2 * i], even);
-            vf_store(&scratch->plain[INFINITE][parity][x], even);
-        }
-        for (int p = 0; p < MXN_CONV1_POINTS; p++) {
-            const float *plain = scratch->plain[p][parity];
-            for (int x = 0; x < CONV1_COLUMNS - 2; x += VF_LANES)
-                vf_store(&scratch->difference[p][parity][x],
-                         vf_subtract(vf_load(plain + x), vf_load_unaligned(plain + x + 2)));
-        }
+        for (int i = 0; i < 4; i++) even = vf_multiply_add(vf_constant(mxn_conv1_infinity[i]), row[2 * i], even);
+        vf_store(&scratch->row[INFINITE][place], even);
     }
 }
 
-/* The first tap of a step, and where its source lies: row parity-half of the kernel row-column parity. */
-MXN_INLINE int conv1_tap(const int step) { return CONV1_HALVES == 2 ? step / 2 * 4 + step % 2 : step; }
-MXN_INLINE int conv1_place(const int tap) { return tap / 4 * CONV1_ROW + tap / 2 % 2 * CONV1_PAIR + tap % 2; }
+/* Bᵀ horizontally, of one row point. */
+MXN_INLINE void conv1_transform_columns(conv1_scratch *scratch, const int p) {
+#pragma GCC unroll 2
+    for (int parity = 0; parity < 2; parity++)
+#pragma GCC unroll 4
+        for (int place = 0; place < CONV1_PARITIES; place += VF_LANES) {
+            vf d[MXN_CONV1_COLUMN_POINTS];
+#pragma GCC unroll 3
+            for (int i = 0; i < 3; i++) {
+                const float *src = scratch->row[p] + (2 * i + parity) * CONV1_PARITIES + place;
+                d[i] = vf_load(src);
+                d[i + 3] = vf_load_next(src);
+            }
+            const vf even1 = vf_multiply_add(vf_constant(-0.25f), d[2], d[4]), even2 = vf_subtract(d[4], d[2]);
+            const vf odd1 = vf_multiply_add(vf_constant(-0.25f), d[1], d[3]), odd2 = vf_subtract(d[3], d[1]);
+            const vf half = vf_multiply(vf_constant(0.5f), odd2);
+            const vf points[MXN_CONV1_COLUMN_POINTS] = {
+                vf_multiply_add(vf_constant(0.25f), d[0], vf_multiply_add(vf_constant(-1.25f), d[2], d[4])),
+                vf_add(even1, odd1), vf_subtract(even1, odd1), vf_add(even2, half), vf_subtract(even2, half),
+                vf_multiply_add(vf_constant(0.25f), d[1], vf_multiply_add(vf_constant(-1.25f), d[3], d[5])),
+            };
+#pragma GCC unroll 6
+            for (int i = 0; i < MXN_CONV1_COLUMN_POINTS; i++) vf_store(&scratch->point[p % 2][i][parity][place], points[i]);
+        }
+}
 
-/* Adds one tap of one product, or one of each half, to the sums of `pairs` pairs of columns. */
-MXN_INLINE void conv1_add_taps(const float *src, const float *weight, const int pairs, vf sum[CONV1_GROUP][CONV1_VECTORS]) {
+/* Adds the products of one phase. src: tile; weight: oc. */
+MXN_INLINE void conv1_add_phase(const float *src, const float *weight, vf sum[CONV1_GROUP][CONV1_VECTORS], const int tiles) {
     vf_tap_barrier();
-    vf w[CONV1_HALVES][CONV1_VECTORS];
-#pragma GCC unroll 2
-    for (int half = 0; half < CONV1_HALVES; half++)
+    vf w[CONV1_VECTORS];
 #pragma GCC unroll 4
-        for (int v = 0; v < CONV1_VECTORS; v++) w[half][v] = vf_load(weight + half * CONV1_HALF_WEIGHTS + v * VF_LANES);
-#pragma GCC unroll 8
-    for (int t = 0; t < pairs + CONV1_HALVES - 1; t++) {
-        const vf value = vf_broadcast(src + CONV1_PAIR * t);
-#pragma GCC unroll 2
-        for (int half = 0; half < CONV1_HALVES; half++)
-            if (t >= half && t - half < pairs)
+    for (int v = 0; v < CONV1_VECTORS; v++) w[v] = vf_load(weight + v * VF_LANES);
+#pragma GCC unroll 7
+    for (int t = 0; t < tiles; t++) {
+        const vf value = vf_broadcast(src + t);
 #pragma GCC unroll 4
-                for (int v = 0; v < CONV1_VECTORS; v++)
-                    sum[t - half][v] = vf_multiply_add(w[half][v], value, sum[t - half][v]);
+        for (int v = 0; v < CONV1_VECTORS; v++) sum[t][v] = vf_multiply_add(w[v], value, sum[t][v]);
     }
 }
 
-/* Sums for `pairs` pairs of columns at one point; column of the pair first. */
-MXN_INLINE void conv1_sum_point(const float *weight, const float *plain, const float *difference, const int pairs,
-                                vf sum[2][CONV1_GROUP][CONV1_VECTORS]) {
-    enum { CHANNELS = MXN_CONV1_CHANNELS, PRODUCT = MXN_CONV1_PAIR_TAPS * CHANNELS, STEPS = MXN_CONV1_PAIR_TAPS / CONV1_HALVES };
-#pragma GCC unroll 7
-    for (int t = 0; t < pairs; t++)
-#pragma GCC unroll 4
-        for (int v = 0; v < CONV1_VECTORS; v++) sum[0][t][v] = sum[1][t][v] = vf_zero();
-#pragma GCC unroll 8
+/* Products at row point p, and Aᵀ horizontally, for `tiles` tiles from `first` on and CONV1_LANES channels from `channel` on.
+ * Two column points at a time: ±1, ±1/2, and 0 and infinity, whose sums start from what the others gave. weight: column
+ * point-phase-oc. */
+MXN_INLINE void conv1_multiply(conv1_scratch *scratch, const float *weight, const int p, const int first, const int tiles,
+                               const int channel) {
+    enum { STEPS = MXN_CONV1_COLUMN_POINTS / 2, POINT = MXN_CONV1_PHASES * MXN_CONV1_CHANNELS };
+    static const int points[STEPS][2] = {{1, 2}, {3, 4}, {0, MXN_CONV1_COLUMN_POINTS - 1}};
+    vf sum[2][CONV1_GROUP][CONV1_VECTORS], even[CONV1_GROUP][CONV1_VECTORS], odd[CONV1_GROUP][CONV1_VECTORS];
+#pragma GCC unroll 3
     for (int step = 0; step < STEPS; step++) {
-        const int tap = conv1_tap(step), place = conv1_place(tap);
-        conv1_add_taps(plain + 2 + place, weight + tap * CHANNELS, pairs, sum[CONV1_SPLIT ? tap % 2 : 0]);
-    }
 #pragma GCC unroll 7
-    for (int t = 0; t < pairs; t++)
+        for (int t = 0; t < tiles; t++)
 #pragma GCC unroll 4
-        for (int v = 0; v < CONV1_VECTORS; v++)
-            sum[0][t][v] = sum[1][t][v] = CONV1_SPLIT ? vf_add(sum[0][t][v], sum[1][t][v]) : sum[0][t][v];
-#pragma GCC unroll 8
-    for (int step = 0; step < STEPS; step++) {
-        const int tap = conv1_tap(step), place = conv1_place(tap);
-        conv1_add_taps(difference + place, weight + PRODUCT + tap * CHANNELS, pairs, sum[0]);
-        conv1_add_taps(difference + 2 + place, weight + 2 * PRODUCT + tap * CHANNELS, pairs, sum[1]);
-    }
-}
-
-MXN_INLINE void conv1_store(vf sum[2][CONV1_GROUP][CONV1_VECTORS], float dst[][MXN_CONV1_CHANNELS], const int channel,
-                            const int pairs) {
+            for (int v = 0; v < CONV1_VECTORS; v++)
+                if (step < STEPS - 1) sum[0][t][v] = sum[1][t][v] = vf_zero();
+#pragma GCC unroll 4
+        for (int phase = 0; phase < MXN_CONV1_PHASES; phase++)
 #pragma GCC unroll 2
-    for (int column = 0; column < 2; column++)
+            for (int i = 0; i < 2; i++) {
+                const int q = points[step][i];
+                conv1_add_phase(&scratch->point[p % 2][q][phase / 2][phase % 2 * CONV1_SLOTS + first],
+                                weight + q * POINT + phase * MXN_CONV1_CHANNELS + channel, sum[i], tiles);
+            }
 #pragma GCC unroll 7
-        for (int t = 0; t < pairs; t++)
+        for (int t = 0; t < tiles; t++)
 #pragma GCC unroll 4
-            for (int v = 0; v < CONV1_VECTORS; v++) vf_store(&dst[2 * t + column][channel + v * VF_LANES], sum[column][t][v]);
-}
-
-/* The same at every point; x: where the first one's source begins. Of each pair of points ±c the even and odd part is stored,
- * f(c) + f(-c) and f(c) - f(-c). */
-MXN_INLINE void conv1_sum(const float *weight, conv1_scratch *scratch, const int x, const int channel, const int pairs) {
-    enum { POINT = MXN_CONV1_PRODUCTS * MXN_CONV1_PAIR_TAPS * MXN_CONV1_CHANNELS, INFINITE = MXN_CONV1_POINTS - 1 };
-    vf plus[2][CONV1_GROUP][CONV1_VECTORS], minus[2][CONV1_GROUP][CONV1_VECTORS];
-    for (int p = 0; p < INFINITE; p += 2, weight += 2 * POINT) {
-        float(*even)[MXN_CONV1_CHANNELS] = scratch->sum[p], (*odd)[MXN_CONV1_CHANNELS] = scratch->sum[p + 1];
-        conv1_sum_point(weight, &scratch->plain[p][0][x], &scratch->difference[p][0][x], pairs, plus);
-        if (!CONV1_KEEPS) conv1_store(plus, even, channel, pairs);
-        conv1_sum_point(weight + POINT, &scratch->plain[p + 1][0][x], &scratch->difference[p + 1][0][x], pairs, minus);
-#pragma GCC unroll 2
-        for (int column = 0; column < 2; column++)
-#pragma GCC unroll 7
-            for (int t = 0; t < pairs; t++)
-#pragma GCC unroll 4
-                for (int v = 0; v < CONV1_VECTORS; v++) {
-                    const int place = 2 * t + column, lanes = channel + v * VF_LANES;
-                    const vf kept = CONV1_KEEPS ? plus[column][t][v] : vf_load(&even[place][lanes]);
-                    vf_store(&even[place][lanes], vf_add(kept, minus[column][t][v]));
-                    vf_store(&odd[place][lanes], vf_subtract(kept, minus[column][t][v]));
+            for (int v = 0; v < CONV1_VECTORS; v++) {
+                float(*dst)[MXN_CONV1_CHANNELS] = &scratch->sum[p][1 + (first + t) * MXN_CONV1_TILE_COLUMNS];
+                const int c = channel + v * VF_LANES;
+                const vf plus = vf_add(sum[0][t][v], sum[1][t][v]), minus = vf_subtract(sum[0][t][v], sum[1][t][v]);
+                if (step == 0 && CONV1_KEEPS) {
+                    even[t][v] = plus;
+                    odd[t][v] = minus;
+                } else if (step == 0) {
+                    vf_store(&scratch->even[t][c], plus);
+                    vf_store(&scratch->odd[t][c], minus);
+                } else if (step == 1) {
+                    if (!CONV1_KEEPS) even[t][v] = vf_load(&scratch->even[t][c]);
+                    if (!CONV1_KEEPS) odd[t][v] = vf_load(&scratch->odd[t][c]);
+                    vf_store(&dst[1][c], vf_multiply_add(vf_constant(0.5f), minus, odd[t][v]));
+                    sum[0][t][v] = vf_add(even[t][v], plus);
+                    sum[1][t][v] = vf_multiply_add(vf_constant(0.25f), plus, even[t][v]);
+                } else {
+                    vf_store(&dst[0][c], sum[0][t][v]);
+                    vf_store(&dst[2][c], sum[1][t][v]);
                 }
+                if (!CONV1_KEEPS) vf_tap_barrier();
+            }
     }
-    conv1_sum_point(weight, &scratch->plain[INFINITE][0][x], &scratch->difference[INFINITE][0][x], pairs, plus);
-    conv1_store(plus, scratch->sum[INFINITE], channel, pairs);
 }
 
-/* Interpolates, pools and finishes. dst: the first pooled pixel of the group in the strip's first row. */
-MXN_INLINE void conv1_finish(const conv1_scratch *scratch, const float *bias, float *dst, const int pairs) {
-    enum { PAIRS = MXN_CONV1_PAIRS_OF_POINTS, ROWS = MXN_CONV1_STRIP / 2, COLUMNS = 2 };
-    for (int t = 0; t < pairs; t++, dst += MXN_CONV1_CHANNELS)
+/* Aᵀ vertically, then pools and finishes `windows` windows from column `first` of the sums on. dst: the first's
+ * pixels. */
+MXN_INLINE void conv1_finish(const conv1_scratch *scratch, const float *bias, float *dst, const int first, const int windows) {
+    enum { PAIRS = MXN_CONV1_PAIRS_OF_POINTS, ROWS = MXN_CONV1_TILE_ROWS / 2 };
+    for (int t = 0; t < windows; t++, dst += MXN_CONV1_CHANNELS)
         for (int c = 0; c < MXN_CONV1_CHANNELS; c += VF_LANES) {
             vf best[ROWS];
-            /* The even parts give output rows 0, 2 and 4, the odd parts 1, 3 and 5. */
 #pragma GCC unroll 2
-            for (int odd = 0; odd < 2; odd++) {
-                vf part[COLUMNS][PAIRS];
-#pragma GCC unroll 2
-                for (int x = 0; x < COLUMNS; x++)
+            for (int x = 0; x < 2; x++) {
+                /* Of each pair of points ±c. The even parts give output rows 0, 2 and 4, the odd parts 1, 3 and 5. */
+                const int column = first + 2 * t + x;
+                vf even[PAIRS], odd[PAIRS];
 #pragma GCC unroll 4
-                    for (int p = 0; p < PAIRS; p++) part[x][p] = vf_load(&scratch->sum[2 * p + odd][2 * t + x][c]);
+                for (int p = 0; p < PAIRS; p++) {
+                    const vf plus = vf_load(&scratch->sum[2 * p][column][c]);
+                    const vf minus = vf_load(&scratch->sum[2 * p + 1][column][c]);
+                    even[p] = vf_add(plus, minus);
+                    odd[p] = vf_subtract(plus, minus);
+                }
 #pragma GCC unroll 3
                 for (int row = 0; row < ROWS; row++) {
-                    vf y[COLUMNS] = {part[0][0], part[1][0]};
+                    vf y0 = even[0], y1 = odd[0];
 #pragma GCC unroll 3
                     for (int p = 1; p < PAIRS; p++) {
-                        const vf power = vf_constant(mxn_conv1_power[p][2 * row + odd]);
-#pragma GCC unroll 2
-                        for (int x = 0; x < COLUMNS; x++)
-                            y[x] = row + odd == 0 ? vf_add(y[x], part[x][p]) : vf_multiply_add(power, part[x][p], y[x]);
+                        const float *power = mxn_conv1_power[p] + 2 * row;
+                        y0 = row == 0 ? vf_add(y0, even[p]) : vf_multiply_add(vf_constant(power[0]), even[p], y0);
+                        y1 = vf_multiply_add(vf_constant(power[1]), odd[p], y1);
                     }
-                    if (2 * row + odd == MXN_CONV1_STRIP - 1)
-#pragma GCC unroll 2
-                        for (int x = 0; x < COLUMNS; x++) y[x] = vf_add(y[x], vf_load(&scratch->sum[2 * PAIRS][2 * t + x][c]));
-                    const vf larger = vf_max(y[0], y[1]);
-                    best[row] = odd ? vf_max(best[row], larger) : larger;
+                    if (row == ROWS - 1) y1 = vf_add(y1, vf_load(&scratch->sum[2 * PAIRS][column][c]));
+                    const vf larger = vf_max(y0, y1);
+                    best[row] = x ? vf_max(best[row], larger) : larger;
                 }
             }
 #pragma GCC unroll 3
@@ -203,30 +241,48 @@ MXN_INLINE void conv1_finish(const conv1_scratch *scratch, const float *bias, fl
         }
 }
 
-MXN_INLINE void conv1_group(const float *weight, const float *bias, conv1_scratch *scratch, float *dst, const int first,
-                            const int pairs) {
-    for (int c = 0; c < MXN_CONV1_CHANNELS; c += CONV1_VECTORS * VF_LANES)
-        conv1_sum(weight + c, scratch, 4 * first, c, pairs);
-    conv1_finish(scratch, bias, dst + first * MXN_CONV1_CHANNELS, pairs);
-}
-
-MXN_INLINE void conv1_strips(const void *image, const bool bytes, const float *weight, const float *bias, float *map,
-                             float *scratch) {
-    enum { REST = MXN_CONV1_PAIRS % CONV1_GROUP, WHOLE = MXN_CONV1_PAIRS - REST };
-    conv1_scratch *s = (conv1_scratch *)scratch;
-    float *dst = map + MAP_INTERIOR;
-    for (int strip = 0; strip < MXN_CONV1_STRIPS; strip++) {
-        conv1_transform_source(image, bytes, strip * MXN_CONV1_STRIP * MXN_CONV1_POOLED_STRIDE, s);
-        for (int t = 0; t < WHOLE; t += CONV1_GROUP) conv1_group(weight, bias, s, dst, t, CONV1_GROUP);
-        if (REST > 0) conv1_group(weight, bias, s, dst, WHOLE, REST);
-        dst += MXN_CONV1_STRIP / 2 * MXN_MAP_PITCH;
+/* y: the first output row; dst: its first pooled pixel. */
+MXN_INLINE void conv1_block(const bool bytes, const float *weight, const float *bias, conv1_scratch *scratch, float *dst,
+                            const int y, const int block) {
+    enum {
+        LAST = MXN_CONV1_ROW_POINTS - 1,
+        REST = MXN_CONV1_TILES % CONV1_GROUP,
+        WHOLE = MXN_CONV1_TILES - REST,
+        WINDOWS = CONV1_COLUMNS / 2,
+    };
+    conv1_transform_rows(scratch, bytes, block, y);
+    conv1_transform_columns(scratch, 0);
+    for (int p = 0; p <= LAST; p++, weight += MXN_CONV1_COLUMN_POINTS * MXN_CONV1_PHASES * MXN_CONV1_CHANNELS) {
+        /* One ahead, so that the products need not wait. */
+        if (p < LAST) conv1_transform_columns(scratch, p + 1);
+        for (int c = 0; c < MXN_CONV1_CHANNELS; c += CONV1_LANES) {
+            for (int t = 0; t < WHOLE; t += CONV1_GROUP) conv1_multiply(scratch, weight, p, t, CONV1_GROUP, c);
+            if (REST > 0) conv1_multiply(scratch, weight, p, WHOLE, REST, c);
+        }
+    }
+    /* The first block's last column is the second's first. */
+    if (block == 0) {
+        conv1_finish(scratch, bias, dst, 1, WINDOWS);
+        for (int p = 0; p <= LAST; p++) memcpy(scratch->sum[p][0], scratch->sum[p][CONV1_COLUMNS], sizeof scratch->sum[p][0]);
+    } else {
+        conv1_finish(scratch, bias, dst + WINDOWS * MXN_CONV1_CHANNELS, 0, WINDOWS + 1);
     }
 }
 
+MXN_INLINE void conv1_blocks(const void *image, const bool bytes, const float *weight, const float *bias, float *map,
+                             float *memory) {
+    conv1_scratch *scratch = (conv1_scratch *)memory;
+    float *dst = map + MAP_INTERIOR;
+    conv1_split(image, bytes, scratch);
+    memset(scratch->row[MXN_CONV1_ROW_POINTS], 0, sizeof scratch->row[0]);
+    for (int y = 0; y < MXN_CONV1_POOLED_OUTPUT; y += MXN_CONV1_TILE_ROWS, dst += MXN_CONV1_TILE_ROWS / 2 * MXN_MAP_PITCH)
+        for (int block = 0; block < 2; block++) conv1_block(bytes, weight, bias, scratch, dst, y, block);
+}
+
 static void conv1_toom_cook(const float *image, const float *weight, const float *bias, float *map, float *scratch) {
-    conv1_strips(image, false, weight, bias, map, scratch);
+    conv1_blocks(image, false, weight, bias, map, scratch);
 }
 
 static void conv1_toom_cook_u8(const uint8_t *image, const float *weight, const float *bias, float *map, float *scratch) {
-    conv1_strips(image, true, weight, bias, map, scratch);
+    conv1_blocks(image, true, weight, bias, map, scratch);
 }

@@ -18,8 +18,9 @@ enum {
     CONV2_MATRICES = MXN_CONV2_POINTS * MXN_CONV2_POINTS,
 
     /* Tiles × vectors of accumulators, weights and one broadcast must fit the registers. */
-    CONV2_GROUP = VF_LANES >= 16 ? 9 : VF_LANES >= 8 || VF_REGISTERS >= 32 ? 6 : 2,
-    CONV2_BLOCKS = VF_LANES >= 16 ? 2 : 1, /* of 16 output channels at once */
+    CONV2_GROUP = VF_LANES >= 16 ? 9 : VF_LANES >= 8 || VF_REGISTERS >= 32 ? 6 : VF_BROADCASTS ? 2 : 1,
+    CONV2_BLOCKS = VF_LANES >= 16 || !VF_BROADCASTS ? 2 : 1, /* of 16 output channels at once */
+    CONV2_UNROLL = VF_BROADCASTS ? 2 : VF_LANES,
     CONV2_PARTS = VF_LANES >= 4 ? MXN_CONV2_BLOCK / VF_LANES : 4, /* vectors of a block at once */
 };
 
@@ -143,31 +144,34 @@ MXN_INLINE void conv2_multiply(const float *src, const float *weight, float *sum
         vf total[CONV2_GROUP][CONV2_BLOCKS * CONV2_PARTS];
 #pragma GCC unroll 9
         for (int t = 0; t < tiles; t++)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int v = 0; v < CONV2_BLOCKS * CONV2_PARTS; v++) total[t][v] = vf_zero();
-#pragma GCC unroll 2
-        for (int k = 0; k < MXN_CONV2_DEPTH; k++) {
-            vf_tap_barrier();
-            /* Weights of the next pair of points, which may come from afar: what the processor prefetches by itself ends with a
-             * page. */
-#pragma GCC unroll 2
-            for (int b = 0; b < CONV2_BLOCKS && VF_LANES >= 8; b++)
-                __builtin_prefetch(weight + (CONV2_BLOCKS + b) * BLOCK_WEIGHTS + k * MXN_CONV2_BLOCK);
-            vf w[CONV2_BLOCKS * CONV2_PARTS];
+        for (int first = 0; first < MXN_CONV2_DEPTH; first += CONV2_UNROLL)
 #pragma GCC unroll 4
-            for (int v = 0; v < CONV2_BLOCKS * CONV2_PARTS; v++)
-                w[v] = vf_load(weight + v / CONV2_PARTS * BLOCK_WEIGHTS + k * MXN_CONV2_BLOCK + part +
-                               v % CONV2_PARTS * VF_LANES);
+            for (int lane = 0; lane < CONV2_UNROLL; lane++) {
+                const int k = first + lane;
+                if (VF_BROADCASTS || lane == 0) vf_tap_barrier();
+                /* Weights of the next pair of points, which may come from afar: what the processor prefetches by itself ends
+                 * with a page. */
+#pragma GCC unroll 2
+                for (int b = 0; b < CONV2_BLOCKS && VF_LANES >= 8; b++)
+                    __builtin_prefetch(weight + (CONV2_BLOCKS + b) * BLOCK_WEIGHTS + k * MXN_CONV2_BLOCK);
+                vf w[CONV2_BLOCKS * CONV2_PARTS];
+#pragma GCC unroll 8
+                for (int v = 0; v < CONV2_BLOCKS * CONV2_PARTS; v++)
+                    w[v] = vf_load(weight + v / CONV2_PARTS * BLOCK_WEIGHTS + k * MXN_CONV2_BLOCK + part +
+                                   v % CONV2_PARTS * VF_LANES);
 #pragma GCC unroll 9
-            for (int t = 0; t < tiles; t++) {
-                const vf value = vf_broadcast(src + t * MXN_CONV2_DEPTH + k);
-#pragma GCC unroll 4
-                for (int v = 0; v < CONV2_BLOCKS * CONV2_PARTS; v++) total[t][v] = vf_multiply_add(w[v], value, total[t][v]);
+                for (int t = 0; t < tiles; t++) {
+                    const vf value = vf_broadcast_lane(src + t * MXN_CONV2_DEPTH + first, lane);
+#pragma GCC unroll 8
+                    for (int v = 0; v < CONV2_BLOCKS * CONV2_PARTS; v++)
+                        total[t][v] = vf_multiply_add(w[v], value, total[t][v]);
+                }
             }
-        }
 #pragma GCC unroll 9
         for (int t = 0; t < tiles; t++)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int v = 0; v < CONV2_BLOCKS * CONV2_PARTS; v++)
                 vf_store(sum + t * MXN_CONV2_CHANNELS + v / CONV2_PARTS * MXN_CONV2_BLOCK + part +
                              v % CONV2_PARTS * VF_LANES,

@@ -1,11 +1,12 @@
 /* Vectors of eight floats: AVX2 with FMA. */
-enum { VF_LANES = 8, VF_REGISTERS = 16, VF_WIDENS = 1 };
+enum { VF_LANES = 8, VF_REGISTERS = 16, VF_WIDENS = 1, VF_BROADCASTS = 1 };
 typedef __m256 vf;
 
 MXN_INLINE vf vf_zero(void) { return _mm256_setzero_ps(); }
 MXN_INLINE vf vf_constant(float value) { return _mm256_set1_ps(value); }
 MXN_INLINE vf vf_load(const float *p) { return _mm256_load_ps(p); }
-MXN_INLINE vf vf_load_unaligned(const float *p) { return _mm256_loadu_ps(p); }
+/* From one float after p, which is aligned, on; the last lane may be any of these. */
+MXN_INLINE vf vf_load_next(const float *p) { return _mm256_loadu_ps(p + 1); }
 MXN_INLINE vf vf_load_u8(const uint8_t *p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)));
 }
@@ -13,6 +14,7 @@ MXN_INLINE vf vf_load_s8(const int8_t *p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
 }
 MXN_INLINE vf vf_broadcast(const float *p) { return _mm256_broadcast_ss(p); }
+MXN_INLINE vf vf_broadcast_lane(const float *p, int lane) { return vf_broadcast(p + lane); }
 MXN_INLINE void vf_store(float *p, vf a) { _mm256_store_ps(p, a); }
 MXN_INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 MXN_INLINE vf vf_subtract(vf a, vf b) { return _mm256_sub_ps(a, b); }

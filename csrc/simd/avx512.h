@@ -1,11 +1,16 @@
 /* Vectors of sixteen floats: AVX-512F. A broadcast folds into the multiply-add as a memory operand. */
-enum { VF_LANES = 16, VF_REGISTERS = 32, VF_WIDENS = 1 };
+enum { VF_LANES = 16, VF_REGISTERS = 32, VF_WIDENS = 1, VF_BROADCASTS = 1 };
 typedef __m512 vf;
 
 MXN_INLINE vf vf_zero(void) { return _mm512_setzero_ps(); }
 MXN_INLINE vf vf_constant(float value) { return _mm512_set1_ps(value); }
 MXN_INLINE vf vf_load(const float *p) { return _mm512_load_ps(p); }
-MXN_INLINE vf vf_load_unaligned(const float *p) { return _mm512_loadu_ps(p); }
+/* From one float after p, which is aligned, on; the last lane may be any of these. Every unaligned load of 64 bytes would touch
+ * two cache lines. */
+MXN_INLINE vf vf_load_next(const float *p) {
+    const __m512i a = _mm512_load_si512(p);
+    return _mm512_castsi512_ps(_mm512_alignr_epi32(a, a, 1));
+}
 MXN_INLINE vf vf_load_u8(const uint8_t *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_load_si128((const __m128i *)p)));
 }
@@ -13,6 +18,7 @@ MXN_INLINE vf vf_load_s8(const int8_t *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_load_si128((const __m128i *)p)));
 }
 MXN_INLINE vf vf_broadcast(const float *p) { return _mm512_set1_ps(*p); }
+MXN_INLINE vf vf_broadcast_lane(const float *p, int lane) { return vf_broadcast(p + lane); }
 MXN_INLINE void vf_store(float *p, vf a) { _mm512_store_ps(p, a); }
 MXN_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 MXN_INLINE vf vf_subtract(vf a, vf b) { return _mm512_sub_ps(a, b); }

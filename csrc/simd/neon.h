@@ -1,16 +1,17 @@
 /* Vectors of four floats: Advanced SIMD (NEON) of 64-bit and 32-bit ARM, with fused multiply-add. The latter has half the
  * registers, sees subnormal numbers as zero, and rounds to integers towards zero only. */
 #if defined(__aarch64__)
-enum { VF_LANES = 4, VF_REGISTERS = 32, VF_WIDENS = 1 };
+enum { VF_LANES = 4, VF_REGISTERS = 32, VF_WIDENS = 1, VF_BROADCASTS = 1 };
 #else
-enum { VF_LANES = 4, VF_REGISTERS = 16, VF_WIDENS = 1 };
+enum { VF_LANES = 4, VF_REGISTERS = 16, VF_WIDENS = 1, VF_BROADCASTS = 1 };
 #endif
 typedef float32x4_t vf;
 
 MXN_INLINE vf vf_zero(void) { return vdupq_n_f32(0.0f); }
 MXN_INLINE vf vf_constant(float value) { return vdupq_n_f32(value); }
 MXN_INLINE vf vf_load(const float *p) { return vld1q_f32(p); }
-MXN_INLINE vf vf_load_unaligned(const float *p) { return vld1q_f32(p); }
+/* From one float after p, which is aligned, on; the last lane may be any of these. */
+MXN_INLINE vf vf_load_next(const float *p) { return vld1q_f32(p + 1); }
 MXN_INLINE vf vf_load_u8(const uint8_t *p) {
     uint32_t bytes;
     memcpy(&bytes, p, sizeof bytes);
@@ -22,6 +23,7 @@ MXN_INLINE vf vf_load_s8(const int8_t *p) {
     return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(bytes)))));
 }
 MXN_INLINE vf vf_broadcast(const float *p) { return vld1q_dup_f32(p); }
+MXN_INLINE vf vf_broadcast_lane(const float *p, int lane) { return vf_broadcast(p + lane); }
 MXN_INLINE void vf_store(float *p, vf a) { vst1q_f32(p, a); }
 MXN_INLINE vf vf_add(vf a, vf b) { return vaddq_f32(a, b); }
 MXN_INLINE vf vf_subtract(vf a, vf b) { return vsubq_f32(a, b); }
@@ -99,3 +101,19 @@ MXN_INLINE vh vh_multiply_high(vh a, vh b) {
                         vshrn_n_u32(vmull_u16(vget_high_u16(a), vget_high_u16(b)), 16));
 }
 MXN_INLINE vh vh_add_saturated(vh a, vh b) { return vqaddq_u16(a, b); }
+
+/* Sixteen bytes; p need not be aligned. */
+enum { VB_LANES = 16 };
+typedef uint8x16_t vb;
+
+MXN_INLINE vb vb_load(const uint8_t *p) { return vld1q_u8(p); }
+MXN_INLINE void vb_store(uint8_t *p, vb a) { vst1q_u8(p, a); }
+/* The lower or upper halves of both vectors, lane by lane. */
+MXN_INLINE vb vb_interleave_low(vb a, vb b) {
+    const uint8x8x2_t z = vzip_u8(vget_low_u8(a), vget_low_u8(b));
+    return vcombine_u8(z.val[0], z.val[1]);
+}
+MXN_INLINE vb vb_interleave_high(vb a, vb b) {
+    const uint8x8x2_t z = vzip_u8(vget_high_u8(a), vget_high_u8(b));
+    return vcombine_u8(z.val[0], z.val[1]);
+}

@@ -1,14 +1,16 @@
 /* Vectors of one float: plain C for every CPU. */
-enum { VF_LANES = 1, VF_REGISTERS = 16, VF_WIDENS = 0 };
+enum { VF_LANES = 1, VF_REGISTERS = 16, VF_WIDENS = 0, VF_BROADCASTS = 1 };
 typedef float vf;
 
 MXN_INLINE vf vf_zero(void) { return 0.0f; }
 MXN_INLINE vf vf_constant(float value) { return value; }
 MXN_INLINE vf vf_load(const float *p) { return *p; }
-MXN_INLINE vf vf_load_unaligned(const float *p) { return *p; }
+/* From one float after p, which is aligned, on; the last lane may be any of these. */
+MXN_INLINE vf vf_load_next(const float *p) { return p[1]; }
 MXN_INLINE vf vf_load_u8(const uint8_t *p) { return *p; }
 MXN_INLINE vf vf_load_s8(const int8_t *p) { return *p; }
 MXN_INLINE vf vf_broadcast(const float *p) { return *p; }
+MXN_INLINE vf vf_broadcast_lane(const float *p, int lane) { return vf_broadcast(p + lane); }
 MXN_INLINE void vf_store(float *p, vf a) { *p = a; }
 MXN_INLINE vf vf_add(vf a, vf b) { return a + b; }
 MXN_INLINE vf vf_subtract(vf a, vf b) { return a - b; }
@@ -52,3 +54,12 @@ MXN_INLINE vh vh_repeat(const uint32_t *twice) { return (vh)*twice; }
 /* The upper halves of the products. */
 MXN_INLINE vh vh_multiply_high(vh a, vh b) { return (vh)(((uint32_t)a * b) >> 16); }
 MXN_INLINE vh vh_add_saturated(vh a, vh b) { return (vh)(a > UINT16_MAX - b ? UINT16_MAX : a + b); }
+
+/* A byte. A vector of one has no halves: the lower one is the first vector, the upper one the second. */
+enum { VB_LANES = 1 };
+typedef uint8_t vb;
+
+MXN_INLINE vb vb_load(const uint8_t *p) { return *p; }
+MXN_INLINE void vb_store(uint8_t *p, vb a) { *p = a; }
+MXN_INLINE vb vb_interleave_low(vb a, vb b) { return (void)b, a; }
+MXN_INLINE vb vb_interleave_high(vb a, vb b) { return (void)a, b; }

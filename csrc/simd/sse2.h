@@ -1,11 +1,12 @@
 /* Vectors of four floats: SSE2, the baseline of x86-64. No fused multiply-add, no broadcasting load. */
-enum { VF_LANES = 4, VF_REGISTERS = 16, VF_WIDENS = 0 };
+enum { VF_LANES = 4, VF_REGISTERS = 16, VF_WIDENS = 0, VF_BROADCASTS = 0 };
 typedef __m128 vf;
 
 MXN_INLINE vf vf_zero(void) { return _mm_setzero_ps(); }
 MXN_INLINE vf vf_constant(float value) { return _mm_set1_ps(value); }
 MXN_INLINE vf vf_load(const float *p) { return _mm_load_ps(p); }
-MXN_INLINE vf vf_load_unaligned(const float *p) { return _mm_loadu_ps(p); }
+/* From one float after p, which is aligned, on; the last lane may be any of these. */
+MXN_INLINE vf vf_load_next(const float *p) { return _mm_loadu_ps(p + 1); }
 MXN_INLINE vf vf_load_u8(const uint8_t *p) {
     int32_t bytes;
     memcpy(&bytes, p, sizeof bytes);
@@ -20,6 +21,14 @@ MXN_INLINE vf vf_load_s8(const int8_t *p) {
     return _mm_cvtepi32_ps(_mm_srai_epi32(_mm_unpacklo_epi16(_mm_setzero_si128(), words), 24));
 }
 MXN_INLINE vf vf_broadcast(const float *p) { return _mm_load1_ps(p); }
+/* p[lane], from four floats that are loaded once where several of them are wanted. */
+MXN_INLINE vf vf_broadcast_lane(const float *p, int lane) {
+    const __m128i a = _mm_load_si128((const __m128i *)p);
+    return _mm_castsi128_ps(lane == 0   ? _mm_shuffle_epi32(a, 0x00)
+                            : lane == 1 ? _mm_shuffle_epi32(a, 0x55)
+                            : lane == 2 ? _mm_shuffle_epi32(a, 0xAA)
+                                        : _mm_shuffle_epi32(a, 0xFF));
+}
 MXN_INLINE void vf_store(float *p, vf a) { _mm_store_ps(p, a); }
 MXN_INLINE vf vf_add(vf a, vf b) { return _mm_add_ps(a, b); }
 MXN_INLINE vf vf_subtract(vf a, vf b) { return _mm_sub_ps(a, b); }
@@ -82,3 +91,13 @@ MXN_INLINE vh vh_interleave_high(vh a, vh b) { return _mm_unpackhi_epi16(a, b); 
 /* The upper halves of the products. */
 MXN_INLINE vh vh_multiply_high(vh a, vh b) { return _mm_mulhi_epu16(a, b); }
 MXN_INLINE vh vh_add_saturated(vh a, vh b) { return _mm_adds_epu16(a, b); }
+
+/* Sixteen bytes; p need not be aligned. */
+enum { VB_LANES = 16 };
+typedef __m128i vb;
+
+MXN_INLINE vb vb_load(const uint8_t *p) { return _mm_loadu_si128((const __m128i *)p); }
+MXN_INLINE void vb_store(uint8_t *p, vb a) { _mm_storeu_si128((__m128i *)p, a); }
+/* The lower or upper halves of both vectors, lane by lane. */
+MXN_INLINE vb vb_interleave_low(vb a, vb b) { return _mm_unpacklo_epi8(a, b); }
+MXN_INLINE vb vb_interleave_high(vb a, vb b) { return _mm_unpackhi_epi8(a, b); }
