@@ -137,8 +137,9 @@ MXN_INLINE void conv1_transform_columns(conv1_scratch *scratch, const int p) {
         }
 }
 
-/* Adds the products of one phase. src: tile; weight: oc. */
-MXN_INLINE void conv1_add_phase(const float *src, const float *weight, vf sum[CONV1_GROUP][CONV1_VECTORS], const int tiles) {
+/* Adds the products of one phase, or begins with them. src: tile; weight: oc. */
+MXN_INLINE void conv1_add_phase(const float *src, const float *weight, vf sum[CONV1_GROUP][CONV1_VECTORS], const int tiles,
+                                const bool begin) {
     vf_tap_barrier();
     vf w[CONV1_VECTORS];
 #pragma GCC unroll 4
@@ -147,7 +148,8 @@ MXN_INLINE void conv1_add_phase(const float *src, const float *weight, vf sum[CO
     for (int t = 0; t < tiles; t++) {
         const vf value = vf_broadcast(src + t);
 #pragma GCC unroll 4
-        for (int v = 0; v < CONV1_VECTORS; v++) sum[t][v] = vf_multiply_add(w[v], value, sum[t][v]);
+        for (int v = 0; v < CONV1_VECTORS; v++)
+            sum[t][v] = begin ? vf_multiply(w[v], value) : vf_multiply_add(w[v], value, sum[t][v]);
     }
 }
 
@@ -161,18 +163,21 @@ MXN_INLINE void conv1_multiply(conv1_scratch *scratch, const float *weight, cons
     vf sum[2][CONV1_GROUP][CONV1_VECTORS], even[CONV1_GROUP][CONV1_VECTORS], odd[CONV1_GROUP][CONV1_VECTORS];
 #pragma GCC unroll 3
     for (int step = 0; step < STEPS; step++) {
+        /* A sum that begins with a product saves an addition, but has GCC spill where what is kept fills the registers. */
+        const bool begin = step < STEPS - 1, from_zero = begin && CONV1_KEEPS;
 #pragma GCC unroll 7
         for (int t = 0; t < tiles; t++)
 #pragma GCC unroll 4
             for (int v = 0; v < CONV1_VECTORS; v++)
-                if (step < STEPS - 1) sum[0][t][v] = sum[1][t][v] = vf_zero();
+                if (from_zero) sum[0][t][v] = sum[1][t][v] = vf_zero();
 #pragma GCC unroll 4
         for (int phase = 0; phase < MXN_CONV1_PHASES; phase++)
 #pragma GCC unroll 2
             for (int i = 0; i < 2; i++) {
                 const int q = points[step][i];
                 conv1_add_phase(&scratch->point[p % 2][q][phase / 2][phase % 2 * CONV1_SLOTS + first],
-                                weight + q * POINT + phase * MXN_CONV1_CHANNELS + channel, sum[i], tiles);
+                                weight + q * POINT + phase * MXN_CONV1_CHANNELS + channel, sum[i], tiles,
+                                begin && !from_zero && phase == 0);
             }
 #pragma GCC unroll 7
         for (int t = 0; t < tiles; t++)

@@ -111,14 +111,25 @@ MXN_INLINE void int8_conv_tile(const int8_conv conv, const uint8_t *src, const m
                 best[x][v] = row == 0 ? largest : vi_max(best[x][v], largest);
             }
     }
+    const int stored = conv.vectors % 2 ? 1 : 2; /* vectors at a time */
 #pragma GCC unroll 4
-    for (int v = 0; v < conv.vectors; v++) {
-        const int lanes = channel + v * VF_LANES;
-        const vf scale = vf_load(layer->scale + lanes), bias = vf_load(layer->bias + lanes);
+    for (int v = 0; v < conv.vectors; v += stored) {
+        vf scale[2], bias[2], value[2];
+#pragma GCC unroll 2
+        for (int i = 0; i < stored; i++) {
+            scale[i] = vf_load(layer->scale + channel + (v + i) * VF_LANES);
+            bias[i] = vf_load(layer->bias + channel + (v + i) * VF_LANES);
+        }
 #pragma GCC unroll 21
         for (int x = 0; x < columns; x += step) {
-            const vf value = vf_add(vf_multiply(vi_to_float(best[x][v]), scale), bias);
-            vf_store_bytes(dst + (x / step) * conv.channels + v * VF_LANES, value);
+            uint8_t *bytes = dst + (x / step) * conv.channels + v * VF_LANES;
+#pragma GCC unroll 2
+            for (int i = 0; i < stored; i++)
+                value[i] = vf_add(vf_multiply(vi_to_float(best[x][v + i]), scale[i]), bias[i]);
+            if (stored == 2)
+                vf_store_bytes_pair(bytes, value[0], value[1]);
+            else
+                vf_store_bytes(bytes, value[0]);
         }
     }
 }

@@ -43,6 +43,15 @@ MXN_INLINE void vf_store_bytes(uint8_t *p, vf a) {
     const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
     _mm_storel_epi64((__m128i *)p, _mm_packus_epi16(words, words));
 }
+/* The same of two vectors, one behind the other. */
+MXN_INLINE void vf_store_bytes_pair(uint8_t *p, vf a, vf b) {
+    const vf most = _mm256_set1_ps(255.0f);
+    const __m256i low = _mm256_cvtps_epi32(_mm256_min_ps(a, most)), high = _mm256_cvtps_epi32(_mm256_min_ps(b, most));
+    const __m256i words = _mm256_packus_epi32(low, high), packed = _mm256_packus_epi16(words, words);
+    /* Each half holds four bytes of a, then four of b. */
+    const __m256i bytes = _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5));
+    _mm_storeu_si128((__m128i *)p, _mm256_castsi256_si128(bytes));
+}
 /* Rounds grey levels, 0 to 255, halves up, as they are common where a picture is enlarged; p need not be aligned. */
 MXN_INLINE void vf_store_levels(uint8_t *p, vf a) {
     const __m256i wide = _mm256_cvttps_epi32(_mm256_add_ps(a, _mm256_set1_ps(0.5f)));

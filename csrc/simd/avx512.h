@@ -43,6 +43,11 @@ MXN_INLINE void vf_store_bytes(uint8_t *p, vf a) {
     const __m512i wide = _mm512_cvtps_epi32(_mm512_max_ps(a, _mm512_setzero_ps()));
     _mm_storeu_si128((__m128i *)p, _mm512_cvtusepi32_epi8(wide));
 }
+/* The same of two vectors, one behind the other. */
+MXN_INLINE void vf_store_bytes_pair(uint8_t *p, vf a, vf b) {
+    vf_store_bytes(p, a);
+    vf_store_bytes(p + VF_LANES, b);
+}
 /* Rounds grey levels, 0 to 255, halves up, as they are common where a picture is enlarged; p need not be aligned. */
 MXN_INLINE void vf_store_levels(uint8_t *p, vf a) {
     const __m512i wide = _mm512_cvttps_epi32(_mm512_add_ps(a, _mm512_set1_ps(0.5f)));

@@ -49,8 +49,7 @@ MXN_INLINE vi vi_load(const int32_t *p) { return vld1q_s32(p); }
 MXN_INLINE vi vi_add(vi a, vi b) { return vaddq_s32(a, b); }
 MXN_INLINE vi vi_max(vi a, vi b) { return vmaxq_s32(a, b); }
 MXN_INLINE vf vi_to_float(vi a) { return vcvtq_f32_s32(a); }
-/* Rounds, halves to even, and clamps to bytes 0 to 255; p need not be aligned. */
-MXN_INLINE void vf_store_bytes(uint8_t *p, vf a) {
+MXN_INLINE uint16x4_t vf_to_words(vf a) {
 #if defined(__aarch64__)
     const uint32x4_t wide = vcvtnq_u32_f32(a);
 #else
@@ -58,9 +57,17 @@ MXN_INLINE void vf_store_bytes(uint8_t *p, vf a) {
     const vf magic = vdupq_n_f32(12582912.0f), small = vminq_f32(vmaxq_f32(a, vdupq_n_f32(0.0f)), vdupq_n_f32(255.0f));
     const uint32x4_t wide = vandq_u32(vreinterpretq_u32_f32(vaddq_f32(small, magic)), vdupq_n_u32(0xFF));
 #endif
-    const uint16x4_t words = vqmovn_u32(wide);
+    return vqmovn_u32(wide);
+}
+/* Rounds, halves to even, and clamps to bytes 0 to 255; p need not be aligned. */
+MXN_INLINE void vf_store_bytes(uint8_t *p, vf a) {
+    const uint16x4_t words = vf_to_words(a);
     const uint32_t bytes = vget_lane_u32(vreinterpret_u32_u8(vqmovn_u16(vcombine_u16(words, words))), 0);
     memcpy(p, &bytes, sizeof bytes);
+}
+/* The same of two vectors, one behind the other. */
+MXN_INLINE void vf_store_bytes_pair(uint8_t *p, vf a, vf b) {
+    vst1_u8(p, vqmovn_u16(vcombine_u16(vf_to_words(a), vf_to_words(b))));
 }
 /* Rounds grey levels, 0 to 255, halves up, as they are common where a picture is enlarged; p need not be aligned. */
 MXN_INLINE void vf_store_levels(uint8_t *p, vf a) {

@@ -32,6 +32,11 @@ MXN_INLINE vf vi_to_float(vi a) { return (float)a; }
 MXN_INLINE void vf_store_bytes(uint8_t *p, vf a) {
     *p = a > 255 ? 255 : a > 0 ? (uint8_t)lrintf(a) : 0;
 }
+/* The same of two vectors, one behind the other. */
+MXN_INLINE void vf_store_bytes_pair(uint8_t *p, vf a, vf b) {
+    vf_store_bytes(p, a);
+    vf_store_bytes(p + VF_LANES, b);
+}
 /* Rounds grey levels, 0 to 255, halves up, as they are common where a picture is enlarged; p need not be aligned. */
 MXN_INLINE void vf_store_levels(uint8_t *p, vf a) { *p = (uint8_t)(a + 0.5f); }
 

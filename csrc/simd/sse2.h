@@ -59,6 +59,12 @@ MXN_INLINE void vf_store_bytes(uint8_t *p, vf a) {
     const int32_t bytes = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
     memcpy(p, &bytes, sizeof bytes);
 }
+/* The same of two vectors, one behind the other. */
+MXN_INLINE void vf_store_bytes_pair(uint8_t *p, vf a, vf b) {
+    const vf most = _mm_set1_ps(255.0f);
+    const __m128i words = _mm_packs_epi32(_mm_cvtps_epi32(_mm_min_ps(a, most)), _mm_cvtps_epi32(_mm_min_ps(b, most)));
+    _mm_storel_epi64((__m128i *)p, _mm_packus_epi16(words, words));
+}
 /* Rounds grey levels, 0 to 255, halves up, as they are common where a picture is enlarged; p need not be aligned. */
 MXN_INLINE void vf_store_levels(uint8_t *p, vf a) {
     const __m128i wide = _mm_cvttps_epi32(_mm_add_ps(a, _mm_set1_ps(0.5f))), words = _mm_packs_epi32(wide, wide);
