@@ -207,8 +207,8 @@ MXN_INLINE void conv1_multiply(conv1_scratch *scratch, const float *weight, cons
     }
 }
 
-/* Aᵀ vertically, then pools and finishes `windows` windows from column `first` of the sums on. dst: the first's
- * pixels. */
+/* Aᵀ vertically, then pools and finishes `windows` windows from column `first` of the sums on. dst: the upper pixel of the
+ * first. */
 MXN_INLINE void conv1_finish(const conv1_scratch *scratch, const float *bias, float *dst, const int first, const int windows) {
     enum { PAIRS = MXN_CONV1_PAIRS_OF_POINTS, ROWS = MXN_CONV1_TILE_ROWS / 2 };
     for (int t = 0; t < windows; t++, dst += MXN_CONV1_CHANNELS)

@@ -17,10 +17,11 @@ enum {
     CONV2_PITCH = MXN_CONV2_TILES * MXN_CONV2_TILES * MXN_CONV2_DEPTH + 16,
     CONV2_MATRICES = MXN_CONV2_POINTS * MXN_CONV2_POINTS,
 
-    /* Tiles × vectors of accumulators, weights and one broadcast must fit the registers. */
+    /* Tiles × vectors of accumulators, weights and one broadcast must fit the registers. Where a broadcast is a shuffle, one
+     * tile and all channels need the fewest. */
     CONV2_GROUP = VF_LANES >= 16 ? 9 : VF_LANES >= 8 || VF_REGISTERS >= 32 ? 6 : VF_BROADCASTS ? 2 : 1,
     CONV2_BLOCKS = VF_LANES >= 16 || !VF_BROADCASTS ? 2 : 1, /* of 16 output channels at once */
-    CONV2_UNROLL = VF_BROADCASTS ? 2 : VF_LANES,
+    CONV2_UNROLL = VF_BROADCASTS ? 2 : VF_LANES, /* values of k whose sources are loaded together */
     CONV2_PARTS = VF_LANES >= 4 ? MXN_CONV2_BLOCK / VF_LANES : 4, /* vectors of a block at once */
 };
 
@@ -113,7 +114,8 @@ MXN_INLINE void conv2_finish(const conv2_scratch *scratch, const float *bias, fl
         for (int x = 0; x < columns; x++) {
 #pragma GCC unroll 5
             for (int y = 0; y < rows; y++)
-                m[y * POINTS + x] = vf_load(scratch->place[y * POINTS + x] + conv2_tile(tile_y, tile_x, x) * MXN_CONV2_CHANNELS + c);
+                m[y * POINTS + x] =
+                    vf_load(scratch->place[y * POINTS + x] + conv2_tile(tile_y, tile_x, x) * MXN_CONV2_CHANNELS + c);
             conv2_interpolate(m + x, POINTS, tall, half + x, POINTS);
         }
 #pragma GCC unroll 2

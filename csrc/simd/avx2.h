@@ -5,7 +5,7 @@ typedef __m256 vf;
 MXN_INLINE vf vf_zero(void) { return _mm256_setzero_ps(); }
 MXN_INLINE vf vf_constant(float value) { return _mm256_set1_ps(value); }
 MXN_INLINE vf vf_load(const float *p) { return _mm256_load_ps(p); }
-/* From one float after p, which is aligned, on; the last lane may be any of these. */
+/* The vector one float behind that at p, which is aligned; its last lane means nothing. */
 MXN_INLINE vf vf_load_next(const float *p) { return _mm256_loadu_ps(p + 1); }
 MXN_INLINE vf vf_load_u8(const uint8_t *p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)));

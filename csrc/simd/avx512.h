@@ -5,8 +5,7 @@ typedef __m512 vf;
 MXN_INLINE vf vf_zero(void) { return _mm512_setzero_ps(); }
 MXN_INLINE vf vf_constant(float value) { return _mm512_set1_ps(value); }
 MXN_INLINE vf vf_load(const float *p) { return _mm512_load_ps(p); }
-/* From one float after p, which is aligned, on; the last lane may be any of these. Every unaligned load of 64 bytes would touch
- * two cache lines. */
+/* The vector one float behind that at p, which is aligned; its last lane means nothing. A load would touch two cache lines. */
 MXN_INLINE vf vf_load_next(const float *p) {
     const __m512i a = _mm512_load_si512(p);
     return _mm512_castsi512_ps(_mm512_alignr_epi32(a, a, 1));

@@ -40,12 +40,4 @@ MXN_INLINE void vf_store_luma(float *gray, const uint8_t *pixel, const int step,
     _mm256_storeu_ps(gray, _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_set1_ps(scale)));
 }
 
-/* Sixteen bytes; p need not be aligned. */
-enum { VB_LANES = 16 };
-typedef __m128i vb;
-
-MXN_INLINE vb vb_load(const uint8_t *p) { return _mm_loadu_si128((const __m128i *)p); }
-MXN_INLINE void vb_store(uint8_t *p, vb a) { _mm_storeu_si128((__m128i *)p, a); }
-/* The lower or upper halves of both vectors, lane by lane. */
-MXN_INLINE vb vb_interleave_low(vb a, vb b) { return _mm_unpacklo_epi8(a, b); }
-MXN_INLINE vb vb_interleave_high(vb a, vb b) { return _mm_unpackhi_epi8(a, b); }
+#include "bytes_sse2.h"

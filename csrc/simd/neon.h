@@ -10,7 +10,7 @@ typedef float32x4_t vf;
 MXN_INLINE vf vf_zero(void) { return vdupq_n_f32(0.0f); }
 MXN_INLINE vf vf_constant(float value) { return vdupq_n_f32(value); }
 MXN_INLINE vf vf_load(const float *p) { return vld1q_f32(p); }
-/* From one float after p, which is aligned, on; the last lane may be any of these. */
+/* The vector one float behind that at p, which is aligned; its last lane means nothing. */
 MXN_INLINE vf vf_load_next(const float *p) { return vld1q_f32(p + 1); }
 MXN_INLINE vf vf_load_u8(const uint8_t *p) {
     uint32_t bytes;

@@ -5,7 +5,7 @@ typedef float vf;
 MXN_INLINE vf vf_zero(void) { return 0.0f; }
 MXN_INLINE vf vf_constant(float value) { return value; }
 MXN_INLINE vf vf_load(const float *p) { return *p; }
-/* From one float after p, which is aligned, on; the last lane may be any of these. */
+/* The vector one float behind that at p, which is aligned; its last lane means nothing. */
 MXN_INLINE vf vf_load_next(const float *p) { return p[1]; }
 MXN_INLINE vf vf_load_u8(const uint8_t *p) { return *p; }
 MXN_INLINE vf vf_load_s8(const int8_t *p) { return *p; }

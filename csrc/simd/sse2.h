@@ -5,7 +5,7 @@ typedef __m128 vf;
 MXN_INLINE vf vf_zero(void) { return _mm_setzero_ps(); }
 MXN_INLINE vf vf_constant(float value) { return _mm_set1_ps(value); }
 MXN_INLINE vf vf_load(const float *p) { return _mm_load_ps(p); }
-/* From one float after p, which is aligned, on; the last lane may be any of these. */
+/* The vector one float behind that at p, which is aligned; its last lane means nothing. */
 MXN_INLINE vf vf_load_next(const float *p) { return _mm_loadu_ps(p + 1); }
 MXN_INLINE vf vf_load_u8(const uint8_t *p) {
     int32_t bytes;
@@ -98,12 +98,4 @@ MXN_INLINE vh vh_interleave_high(vh a, vh b) { return _mm_unpackhi_epi16(a, b); 
 MXN_INLINE vh vh_multiply_high(vh a, vh b) { return _mm_mulhi_epu16(a, b); }
 MXN_INLINE vh vh_add_saturated(vh a, vh b) { return _mm_adds_epu16(a, b); }
 
-/* Sixteen bytes; p need not be aligned. */
-enum { VB_LANES = 16 };
-typedef __m128i vb;
-
-MXN_INLINE vb vb_load(const uint8_t *p) { return _mm_loadu_si128((const __m128i *)p); }
-MXN_INLINE void vb_store(uint8_t *p, vb a) { _mm_storeu_si128((__m128i *)p, a); }
-/* The lower or upper halves of both vectors, lane by lane. */
-MXN_INLINE vb vb_interleave_low(vb a, vb b) { return _mm_unpacklo_epi8(a, b); }
-MXN_INLINE vb vb_interleave_high(vb a, vb b) { return _mm_unpackhi_epi8(a, b); }
+#include "bytes_sse2.h"
