@@ -129,7 +129,8 @@ typedef struct mxn_int8_kernels {
     void (*fc1)(const mxn_int8_layer *layer, const uint8_t *src, int inputs, int blocks, float *dst);
     /* weight: as for mxn_float32_kernels.dense. */
     void (*fc2)(const float *weight, const float *bias, const float *src, int inputs, int blocks, float *dst);
-    /* fc1 of a float32 model by products of bytes; weights as `pack` lays them out. NULL where that is no faster. */
+    /* fc1 of a float32 model by products of bytes; weights as `pack` lays them out, the inputs of a quad a quarter of all
+     * apart. NULL where that is no faster. */
     mxn_fc1_kernel fc1_fixed_point;
 } mxn_int8_kernels;
 

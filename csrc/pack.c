@@ -93,17 +93,18 @@ static size_t lay_out(mxn_model *model, char *memory) {
     return used;
 }
 
-/* weight: in-out. Each output has the scale with which its largest weight becomes ±127; one without weights gets 1. q: as
- * many bytes as there are weights, used here only. */
+/* weight: in-out. Each output has the scale with which its largest weight becomes ±127; one without weights gets 1. apart:
+ * from one input of a quad to the next. q: as many bytes as there are weights, used here only. */
 static void fill_layer(mxn_int8_layer *layer, void (*pack)(const int8_t *q, int inputs, int outputs, void *weight),
-                       int byte_offset, const float *weight, const float *bias, int inputs, int outputs, int8_t *q) {
+                       int byte_offset, const float *weight, const float *bias, int inputs, int outputs, int apart, int8_t *q) {
     for (int o = 0; o < outputs; o++) {
         const float scale = int8_scale(weight, inputs, outputs, o);
         int32_t sum = 0;
         for (int i = 0; i < inputs; i++) {
-            const size_t place = (size_t)i * outputs + o;
-            q[place] = quantise(weight[place], scale);
-            sum += q[place];
+            const int packed = apart == 1 ? i : i % apart * 4 + i / apart;
+            const int8_t value = quantise(weight[(size_t)i * (size_t)outputs + (size_t)o], scale);
+            q[(size_t)packed * (size_t)outputs + (size_t)o] = value;
+            sum += value;
         }
         layer->start[o] = byte_offset * sum;
         layer->scale[o] = scale;
@@ -137,7 +138,7 @@ static void fill_float32(mxn_model *model, const mxn_weights *weights, int8_t *q
         const mxn_int8_kernels *int8 = model->backend->int8;
         const bool bytes = model->fc1_quantised == int8->fc1_fixed_point;
         fill_layer(&model->int8_layer3, bytes ? int8->pack : pack_s8, bytes ? int8->byte_offset : 0, weights->fc1_weight,
-                   weights->fc1_bias, flat, hidden, q);
+                   weights->fc1_bias, flat, hidden, bytes ? flat / 4 : 1, q);
     } else {
         pack_dense(model->fc1_weight, weights->fc1_weight, flat, flat, hidden);
         memcpy(model->fc1_bias, weights->fc1_bias, (size_t)hidden * sizeof(float));
@@ -147,11 +148,11 @@ static void fill_float32(mxn_model *model, const mxn_weights *weights, int8_t *q
 static void fill_int8(mxn_model *model, const mxn_weights *weights, int8_t *q) {
     const mxn_int8_kernels *int8 = model->backend->int8;
     fill_layer(&model->int8_layer1, int8->pack, int8->byte_offset, weights->conv1_weight, weights->conv1_bias, MXN_CONV1_TAPS,
-               MXN_CONV1_CHANNELS, q);
+               MXN_CONV1_CHANNELS, 1, q);
     fill_layer(&model->int8_layer2, int8->pack, int8->byte_offset, weights->conv2_weight, weights->conv2_bias, MXN_CONV2_TAPS,
-               MXN_CONV2_CHANNELS, q);
+               MXN_CONV2_CHANNELS, 1, q);
     fill_layer(&model->int8_layer3, int8->pack, int8->byte_offset, weights->fc1_weight, weights->fc1_bias, model->flat,
-               model->config.hidden, q);
+               model->config.hidden, 1, q);
 }
 
 mxn_status mxn_model_new(mxn_model **out, const mxn_config *config, const mxn_weights *weights,

@@ -1,7 +1,8 @@
 /* fc1 of a float32 model whose weights are whole numbers times a scale, by products of bytes. Over simd/ and shapes.h.
  *
- *     weight: see int8.inc.h      src: face-in, not negative      bytes: face-digit-in      dst: face-block-16 outputs
+ *     weight: see int8.inc.h      src: face-in, not negative      bytes: face-digit-quad-4      dst: face-block-16 outputs
  *
+ * The four inputs of a quad are a quarter of all inputs apart (pack.c), so that their digits come together without a shuffle.
  * The inputs of a face become fixed-point numbers of three digits to the base 256, and every digit has a sum of its own: three
  * dot products for weights that are used as they lie in memory, where fc1_s8 takes four multiply-adds and first makes them
  * floats. Sums of whole numbers are exact. An input loses less than 2^-23 of the face's largest, which is no more than what
@@ -37,12 +38,19 @@ static float fixed_point_split(const float *restrict src, const int inputs, uint
     int exponent = largest >> TOP;
     exponent = exponent < LEAST ? LEAST : exponent > MOST ? MOST : exponent;
     const union number scale = {.bits = (2 * BIAS + TOP - exponent) << TOP}, unit = {.bits = (exponent - TOP) << TOP};
-    uint8_t *restrict low = bytes, *restrict middle = low + inputs, *restrict high = middle + inputs;
-    for (int i = 0; i < inputs; i++) {
-        const int32_t number = (int32_t)((src[i] < FLT_MAX ? src[i] : FLT_MAX) * scale.value);
-        low[i] = (uint8_t)number;
-        middle[i] = (uint8_t)(number >> 8);
-        high[i] = (uint8_t)(number >> 16);
+    const int quads = inputs / 4;
+    int32_t *restrict low = (int32_t *)bytes, *restrict middle = low + quads, *restrict high = middle + quads;
+    for (int k = 0; k < quads; k++) {
+        uint32_t number[4];
+        for (int i = 0; i < 4; i++) {
+            const float value = src[k + i * quads];
+            number[i] = (uint32_t)(int32_t)((value < FLT_MAX ? value : FLT_MAX) * scale.value);
+        }
+        /* Little-endian: the first input's digit is the lowest byte. */
+        const uint32_t a = number[0], b = number[1], c = number[2], d = number[3];
+        low[k] = (int32_t)((a & 0xFF) | (b & 0xFF) << 8 | (c & 0xFF) << 16 | d << 24);
+        middle[k] = (int32_t)((a >> 8 & 0xFF) | (b & 0xFF00) | (c & 0xFF00) << 8 | (d & 0xFF00) << 16);
+        high[k] = (int32_t)(a >> 16 | (b >> 8 & 0xFF00) | (c & 0xFF0000) | (d & 0xFF0000) << 8);
     }
     return unit.value;
 }
