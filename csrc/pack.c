@@ -101,7 +101,7 @@ static void fill_layer(mxn_int8_layer *layer, void (*pack)(const int8_t *q, int 
         const float scale = int8_scale(weight, inputs, outputs, o);
         int32_t sum = 0;
         for (int i = 0; i < inputs; i++) {
-            const int packed = apart == 1 ? i : i % apart * 4 + i / apart;
+            const int packed = i % apart * 4 + i / apart;
             const int8_t value = quantise(weight[(size_t)i * (size_t)outputs + (size_t)o], scale);
             q[(size_t)packed * (size_t)outputs + (size_t)o] = value;
             sum += value;

@@ -12,7 +12,7 @@
 
 enum {
     CONV1_PREFERS_TOOM_COOK = 1, /* on every instruction set it is faster than conv1_pooled */
-    CONV1_READS_U8 = VF_LANES > 1,
+    CONV1_READS_U8 = VF_LANES > 1, /* bytes are split by interleaving vectors */
 
     CONV1_STEP = 2 * MXN_CONV1_TILE_COLUMNS, /* columns of the source from one tile to the next */
     CONV1_SLOTS = MXN_CONV1_TILES + 1,       /* tiles that hold what the last one needs, too */

@@ -94,14 +94,8 @@ MXN_INLINE vh vh_load_halves(const uint16_t *low, const uint16_t *high) {
 /* Twice the same number -> all lanes. */
 MXN_INLINE vh vh_repeat(const uint32_t *twice) { return vreinterpretq_u16_u32(vdupq_n_u32(*twice)); }
 /* The lower or upper halves of both vectors, lane by lane. */
-MXN_INLINE vh vh_interleave_low(vh a, vh b) {
-    const uint16x4x2_t z = vzip_u16(vget_low_u16(a), vget_low_u16(b));
-    return vcombine_u16(z.val[0], z.val[1]);
-}
-MXN_INLINE vh vh_interleave_high(vh a, vh b) {
-    const uint16x4x2_t z = vzip_u16(vget_high_u16(a), vget_high_u16(b));
-    return vcombine_u16(z.val[0], z.val[1]);
-}
+MXN_INLINE vh vh_interleave_low(vh a, vh b) { return vzipq_u16(a, b).val[0]; }
+MXN_INLINE vh vh_interleave_high(vh a, vh b) { return vzipq_u16(a, b).val[1]; }
 /* The upper halves of the products. */
 MXN_INLINE vh vh_multiply_high(vh a, vh b) {
     return vcombine_u16(vshrn_n_u32(vmull_u16(vget_low_u16(a), vget_low_u16(b)), 16),
@@ -116,11 +110,5 @@ typedef uint8x16_t vb;
 MXN_INLINE vb vb_load(const uint8_t *p) { return vld1q_u8(p); }
 MXN_INLINE void vb_store(uint8_t *p, vb a) { vst1q_u8(p, a); }
 /* The lower or upper halves of both vectors, lane by lane. */
-MXN_INLINE vb vb_interleave_low(vb a, vb b) {
-    const uint8x8x2_t z = vzip_u8(vget_low_u8(a), vget_low_u8(b));
-    return vcombine_u8(z.val[0], z.val[1]);
-}
-MXN_INLINE vb vb_interleave_high(vb a, vb b) {
-    const uint8x8x2_t z = vzip_u8(vget_high_u8(a), vget_high_u8(b));
-    return vcombine_u8(z.val[0], z.val[1]);
-}
+MXN_INLINE vb vb_interleave_low(vb a, vb b) { return vzipq_u8(a, b).val[0]; }
+MXN_INLINE vb vb_interleave_high(vb a, vb b) { return vzipq_u8(a, b).val[1]; }
