@@ -13,6 +13,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the training tools need torch")
 pytest.importorskip("cv2", reason="the training tools draw with OpenCV")
 
+from tools import train_refiner as refiner_tool  # noqa: E402
 from tools.detector_network import (  # noqa: E402
     DetectorNetwork,
     Refiner,
@@ -225,6 +226,17 @@ def test_the_drawing_process_makes_no_difference(sources: Sources) -> None:
     alone, beside = (train_refiner(sources, steps=3, batch=16, seed=2, workers=workers) for workers in (0, 1))
     for name, tensor in refiner_tensors(alone).items():
         assert np.array_equal(tensor, refiner_tensors(beside)[name])
+
+
+def test_the_refiner_resumes(sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refiner_tool, "CHECKPOINT_STEPS", 4)
+    whole = train_refiner(sources, steps=6, batch=16, seed=2, checkpoint=tmp_path / "checkpoint")
+    assert torch.load(tmp_path / "checkpoint", weights_only=True)["step"] == 4
+    resumed = train_refiner(sources, steps=6, batch=16, seed=2, checkpoint=tmp_path / "checkpoint")
+    for name, tensor in refiner_tensors(whole).items():
+        assert np.array_equal(tensor, refiner_tensors(resumed)[name])
+    with pytest.raises(ValueError, match="written with other options"):
+        train_refiner(sources, steps=7, batch=16, seed=2, checkpoint=tmp_path / "checkpoint")
 
 
 def test_going_on_begins_with_what_was_learned(sources: Sources) -> None:
