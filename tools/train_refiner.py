@@ -336,6 +336,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--go-on needs a weight file, .safetensors")
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(1)
+    for path in filter(None, (args.out, args.resume)):  # now, not after an hour
+        path.parent.mkdir(parents=True, exist_ok=True)
     sources = gather(args.data, label(args.data, args.labels, 1))
     network, trained = read_first_stage(args.checkpoint)
     hard: list[HardPlace] = mine(network, sources.backgrounds)
