@@ -20,13 +20,14 @@ from torch import Tensor
 
 from mxn_edge.detector import Detector
 from mxn_edge.weights import INPUT_SIZE, WeightFileError
+from tools.checkpoints import TrainingError
 from tools.command_line import parse, prepare_outputs, view_options
 from tools.ferplus import Faces, FerPlusError, read_ferplus
 from tools.labelled_faces import LabelledFacesError, read_unlabelled_faces
 from tools.teacher_network import TeacherFileError, TeacherNetwork, read_teacher
 from tools.terminal import HelpFormatter, between, fraction
 from tools.train_student import add_student_options, train_and_write
-from tools.training import Loss, TrainingError, soft_cross_entropy
+from tools.training import Loss, soft_cross_entropy
 from tools.view_cache import CachedTeacher, CachedViews
 
 

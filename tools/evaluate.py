@@ -199,8 +199,9 @@ def _cross_validate(
     try:
         import torch
 
+        from tools.checkpoints import TrainingError
         from tools.cross_validation import CrossValidationError, cross_validate
-        from tools.training import TrainingError, TrainOptions
+        from tools.training import TrainOptions
     except ImportError as error:
         raise EvaluationError(f"--cross-validate trains students (pip install mxn-edge[train]): {error}") from error
     torch.set_num_threads(args.threads)

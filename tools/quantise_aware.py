@@ -19,12 +19,13 @@ from torch import Tensor
 
 from mxn_edge.weights import WeightFileError, Weights, read_weights, write_weights
 from tools.augment import AugmentOptions, preparation, render, resize_faces
+from tools.checkpoints import TrainingError
 from tools.ferplus import LABELS, Faces, FerPlusError, read_ferplus
 from tools.metrics import measure
 from tools.quantisation import QuantisationError, QuantisedStudent, rescale
 from tools.student_network import from_weights
 from tools.terminal import HelpFormatter, between
-from tools.training import TeacherLogits, TrainingError, TrainOptions, predict, run_views, seeded, train
+from tools.training import TeacherLogits, TrainOptions, predict, run_views, seeded, train
 
 
 def float_answers(weights: Weights, faces: Faces, augment: AugmentOptions, seed: int) -> TeacherLogits:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +21,9 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
+from tools.checkpoints import TrainingError, read_checkpoint, write_checkpoint
 from tools.detector_network import DetectorNetwork, as_input, detect, detection_loss
 from tools.detector_photos import Photo, label, load, load_fer, portrait_names, split_names
 from tools.detector_views import SIDE, HardPlace, Sources, Studio
@@ -158,9 +161,7 @@ def _train(
     )
     step, hard, reports = 0, [], []
     if resume and checkpoint.is_file():
-        saved = torch.load(checkpoint, weights_only=True)
-        if saved["options"] != asdict(options):
-            raise ValueError(f"{checkpoint} was written with other options: {saved['options']}")
+        saved = read_checkpoint(checkpoint, asdict(options))
         network.load_state_dict(saved["network"])
         average.load_state_dict(saved["average"])
         optimizer.load_state_dict(saved["optimizer"])
@@ -184,7 +185,7 @@ def _train(
                     group["lr"] = rate
                 losses += _step(network, optimizer, pictures[chosen], boxes[chosen], random)
                 step += 1
-                _blend(average, network, min(options.ema, step / (step + 20)))
+                blend(average, network, min(options.ema, step / (step + 20)))
             score, box, iou = losses / options.steps_per_pass
             line = {"round": number + 1, "pass": epoch + 1, "score_loss": score, "box_loss": box, "iou": iou}
             line |= {"seconds": time.perf_counter() - start, "hard_places": len(hard)}
@@ -193,11 +194,9 @@ def _train(
             reports.append({key: float(value) for key, value in line.items()})
             print("  ".join(f"{key} {value:.4g}" for key, value in reports[-1].items()), flush=True)
             state = {"network": network.state_dict(), "average": average.state_dict(), "step": step}
-            state |= {"optimizer": optimizer.state_dict(), "reports": reports, "options": asdict(options)}
+            state |= {"optimizer": optimizer.state_dict(), "reports": reports}
             state["hard"] = [(p.background, p.x, p.y, p.side, p.score) for p in hard]
-            partial = checkpoint.with_name(checkpoint.name + ".partial")
-            torch.save(state, partial)
-            partial.replace(checkpoint)
+            write_checkpoint(checkpoint, asdict(options), state)
     return reports
 
 
@@ -232,7 +231,8 @@ def _step(
 
 
 @torch.no_grad()
-def _blend(average: DetectorNetwork, network: DetectorNetwork, keep: float) -> None:
+def blend(average: nn.Module, network: nn.Module, keep: float) -> None:
+    """Move what `average` has learned towards `network`, in place: a running mean of its weights."""
     for mean, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
         if mean.dtype.is_floating_point:
             mean.lerp_(new, 1 - keep)
@@ -275,7 +275,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         backgrounds=[photo for photo in others if photo.is_free_of_faces],
         hard=[],
     )
-    reports = train(sources, held_out, options, args.checkpoint, resume=args.resume, workers=args.workers)
+    try:
+        reports = train(sources, held_out, options, args.checkpoint, resume=args.resume, workers=args.workers)
+    except TrainingError as error:
+        print(f"train_detector: {error}", file=sys.stderr)
+        return 1
     report = {"options": asdict(options), "passes": reports}
     args.checkpoint.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
     return 0

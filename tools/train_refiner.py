@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from mxn_edge.weights import read_detector_weights
+from tools.checkpoints import TrainingError, read_checkpoint, write_checkpoint
 from tools.detector_network import (
     REFINED_SIZE,
     REFINED_SQUARE,
@@ -35,7 +37,7 @@ from tools.detector_network import (
 from tools.detector_photos import Photo, label
 from tools.detector_views import HardPlace, Sources
 from tools.terminal import HelpFormatter, between
-from tools.train_detector import gather, mine
+from tools.train_detector import blend, gather, mine
 
 Picture = NDArray[np.uint8]
 Offsets = tuple[float, float, float, float]
@@ -224,7 +226,7 @@ def train(
     computes in bfloat16, which takes half the time where the CPU has instructions for it.
 
     Raises:
-        ValueError: the checkpoint is of a training with other options.
+        TrainingError: the checkpoint is of a training with other options.
     """
     torch.manual_seed(seed)
     refiner, average = Refiner(), Refiner()
@@ -237,9 +239,7 @@ def train(
     options, begun = {"steps": steps, "batch": batch, "seed": seed, "learning_rate": learning_rate}, 0
     random: Tensor | None = None
     if checkpoint is not None and checkpoint.is_file():
-        saved = torch.load(checkpoint, weights_only=True)
-        if saved["options"] != options:
-            raise ValueError(f"{checkpoint} was written with other options: {saved['options']}")
+        saved = read_checkpoint(checkpoint, options)
         refiner.load_state_dict(saved["network"])
         average.load_state_dict(saved["average"])
         optimizer.load_state_dict(saved["optimizer"])
@@ -264,13 +264,7 @@ def train(
         optimizer.zero_grad()
         (score + 4 * box + 1 - iou).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        with torch.no_grad():
-            keep = min(0.998, (step + 1) / (step + 20))
-            for mean, new in zip(average.state_dict().values(), refiner.state_dict().values(), strict=True):
-                if mean.dtype.is_floating_point:
-                    mean.lerp_(new, 1 - keep)
-                else:
-                    mean.copy_(new)
+        blend(average, refiner, min(0.998, (step + 1) / (step + 20)))
         wrong = ((said[:, 0] > 0) != face).float().mean().item()
         losses += [score.item(), box.item(), iou.item(), wrong]
         if (step + 1) % 250 == 0:
@@ -284,10 +278,8 @@ def train(
             losses[:] = 0
         if checkpoint is not None and (step + 1) % CHECKPOINT_STEPS == 0:
             state = {"network": refiner.state_dict(), "average": average.state_dict(), "step": step + 1}
-            state |= {"optimizer": optimizer.state_dict(), "random": torch.get_rng_state(), "options": options}
-            partial = checkpoint.with_name(checkpoint.name + ".partial")
-            torch.save(state, partial)
-            partial.replace(checkpoint)
+            state |= {"optimizer": optimizer.state_dict(), "random": torch.get_rng_state()}
+            write_checkpoint(checkpoint, options, state)
     return average.eval()
 
 
@@ -346,7 +338,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = ("steps", "batch", "seed", "learning_rate")
     options = {name: getattr(args, name) for name in names}
     start = read_detector_weights(args.checkpoint).tensors if args.go_on else None
-    refiner = train(sources, **options, workers=args.workers, start=start, checkpoint=args.resume)
+    try:
+        refiner = train(sources, **options, workers=args.workers, start=start, checkpoint=args.resume)
+    except TrainingError as error:
+        print(f"train_refiner: {error}", file=sys.stderr)
+        return 1
     before = trained.get("refiner", []) if args.go_on else []
     training = trained | {"refiner": [*(before if isinstance(before, list) else [before]), options]}
     metadata = {"training": json.dumps(training), "score_threshold": args.score_threshold}

@@ -22,6 +22,7 @@ from mxn_edge.weights import (
     write_weights,
 )
 from tools.augment import face_views, preparation, resize_faces
+from tools.checkpoints import TrainingError
 from tools.command_line import add_training_options, parse, prepare_outputs, training_options, write_report
 from tools.ferplus import LABELS, Faces, FerPlusError, read_ferplus
 from tools.student_network import StudentNetwork, from_weights, to_weights, trainable_from_weights
@@ -30,7 +31,6 @@ from tools.training import (
     Loss,
     Pictures,
     TeacherLogits,
-    TrainingError,
     TrainOptions,
     mean_prediction,
     score,

@@ -11,11 +11,12 @@ import sys
 import torch
 
 from tools.augment import resize_faces
+from tools.checkpoints import TrainingError
 from tools.command_line import add_training_options, parse, prepare_outputs, training_options, write_report
 from tools.ferplus import FerPlusError, read_ferplus
 from tools.teacher_network import TEACHER_CHANNELS, TEACHER_SIZE, TeacherNetwork, write_teacher
 from tools.terminal import HelpFormatter
-from tools.training import TrainingError, TrainOptions, predict, score, soft_cross_entropy, train
+from tools.training import TrainOptions, predict, score, soft_cross_entropy, train
 
 
 def main(argv: list[str] | None = None) -> int:

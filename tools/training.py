@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import pickle
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ from torch import Generator, Tensor, nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from tools.augment import AugmentOptions, Views, draw_views, face_views, preparation, render, resize_faces
+from tools.checkpoints import TrainingError, read_checkpoint, write_checkpoint
 from tools.ferplus import LABELS, Faces
 
 #: Of student logits, soft targets and, in distillation, the teacher's logits of the same faces.
@@ -35,10 +35,6 @@ TeacherLogits = Callable[[int], Tensor]
 
 #: Of an epoch's view number: every training face in that view, (N, size, size) uint8, as the network sees it.
 Pictures = Callable[[int], Tensor]
-
-
-class TrainingError(Exception):
-    """A run cannot go on; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +184,7 @@ def train(
     fingerprint = _fingerprint(faces, valid, options, augment, setup or {})
 
     if resume and checkpoint is not None and checkpoint.exists():
-        saved = _read_checkpoint(checkpoint, fingerprint)
+        saved = read_checkpoint(checkpoint, fingerprint)
         network.load_state_dict(saved["network"])
         optimizer.load_state_dict(saved["optimizer"])
         average, best, history = saved["average"], saved["best"], saved["history"]
@@ -255,14 +251,13 @@ def train(
             best = {"value": value, "state": {name: value.clone() for name, value in average.items()}}
         if checkpoint is not None:
             state = {
-                "fingerprint": fingerprint,
                 "network": trained,
                 "optimizer": optimizer.state_dict(),
                 "average": average,
                 "best": best,
                 "history": history,
             }
-            _write_checkpoint(checkpoint, state)
+            write_checkpoint(checkpoint, fingerprint, state)
         if progress:
             tqdm.write(
                 f"epoch {epoch + 1:3d}  loss {total / steps:.4f}  valid accuracy {scores.accuracy:.4f}"
@@ -283,25 +278,6 @@ def _fingerprint(
             digest.update(np.ascontiguousarray(array).tobytes())
     content = {"data": digest.hexdigest()[:16], **asdict(options), **asdict(augment), **setup}
     return json.dumps(content, sort_keys=True)
-
-
-def _read_checkpoint(path: Path, fingerprint: str) -> dict[str, Any]:
-    try:
-        saved: dict[str, Any] = torch.load(path, weights_only=True)
-        found = saved["fingerprint"]
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
-        raise TrainingError(f"{path}: not a checkpoint of these tools ({type(error).__name__})") from error
-    if found != fingerprint:
-        raise TrainingError(
-            f"{path}: made with other options or data\n checkpoint: {found}\n this run:   {fingerprint}"
-        )
-    return saved
-
-
-def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    torch.save(state, partial)
-    partial.replace(path)
 
 
 class _Optimizer:

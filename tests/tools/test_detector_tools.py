@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch", reason="the training tools need torch")
 pytest.importorskip("cv2", reason="the training tools draw with OpenCV")
 
 from tools import train_refiner as refiner_tool  # noqa: E402
+from tools.checkpoints import TrainingError  # noqa: E402
 from tools.detector_network import (  # noqa: E402
     DetectorNetwork,
     Refiner,
@@ -207,7 +208,7 @@ def test_training_learns_and_resumes(sources: Sources, tmp_path: Path, monkeypat
         network.load_state_dict(state["average"])
     first, second = (tensors_of(network) for network in networks)
     assert all(np.array_equal(first[name], second[name]) for name in first)
-    with pytest.raises(ValueError, match="written with other options"):
+    with pytest.raises(TrainingError, match="made with other options"):
         train(sources, sources, Options(seed=4), tmp_path / "cut", resume=True, workers=1)
 
 
@@ -235,7 +236,7 @@ def test_the_refiner_resumes(sources: Sources, tmp_path: Path, monkeypatch: pyte
     resumed = train_refiner(sources, steps=6, batch=16, seed=2, checkpoint=tmp_path / "checkpoint")
     for name, tensor in refiner_tensors(whole).items():
         assert np.array_equal(tensor, refiner_tensors(resumed)[name])
-    with pytest.raises(ValueError, match="written with other options"):
+    with pytest.raises(TrainingError, match="made with other options"):
         train_refiner(sources, steps=7, batch=16, seed=2, checkpoint=tmp_path / "checkpoint")
 
 

@@ -17,6 +17,7 @@ from tests.networks import MakeWeights  # noqa: E402
 from tests.tools.toy_data import random_faces, write_data  # noqa: E402
 from tools import evaluate_teacher, train_student, train_teacher  # noqa: E402
 from tools.augment import NO_AUGMENTATION, AugmentOptions, face_views, resize_faces, standardise  # noqa: E402
+from tools.checkpoints import TrainingError  # noqa: E402
 from tools.ferplus import LABELS, read_ferplus  # noqa: E402
 from tools.student_network import StudentNetwork, from_weights, to_weights  # noqa: E402
 from tools.teacher_network import (  # noqa: E402
@@ -27,7 +28,6 @@ from tools.teacher_network import (  # noqa: E402
     write_teacher,
 )
 from tools.training import (  # noqa: E402
-    TrainingError,
     TrainOptions,
     mean_prediction,
     predict,
