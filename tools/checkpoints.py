@@ -1,4 +1,4 @@
-"""States of trainings, to go on from after an interruption: read, check, write. Imports torch."""
+"""States of trainings, to go on from after an interruption, and the error of a training that cannot. Imports torch."""
 
 from __future__ import annotations
 

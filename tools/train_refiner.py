@@ -42,6 +42,7 @@ from tools.train_detector import blend, gather, mine
 Picture = NDArray[np.uint8]
 Offsets = tuple[float, float, float, float]
 
+#: Steps from one state of a training that is kept to the next.
 CHECKPOINT_STEPS = 1000
 
 
@@ -223,10 +224,10 @@ def train(
     """Train on crops that are drawn as they are needed, by so many processes beside this one; on from `start`.
 
     A training that was interrupted goes on from `checkpoint`, which is written every `CHECKPOINT_STEPS`. The network
-    computes in bfloat16, which takes half the time where the CPU has instructions for it.
+    computes in bfloat16, for which many CPUs have instructions.
 
     Raises:
-        TrainingError: the checkpoint is of a training with other options.
+        TrainingError: the checkpoint is of a training with other options, or not one.
     """
     torch.manual_seed(seed)
     refiner, average = Refiner(), Refiner()
@@ -236,19 +237,22 @@ def train(
         refiner.train()
     average.load_state_dict(refiner.state_dict())
     optimizer = torch.optim.AdamW(refiner.parameters(), weight_decay=0.01)
-    options, begun = {"steps": steps, "batch": batch, "seed": seed, "learning_rate": learning_rate}, 0
-    random: Tensor | None = None
+    options = {"steps": steps, "batch": batch, "seed": seed, "learning_rate": learning_rate}
+    options |= {"hard_places": len(sources.hard), "from_a_start": start is not None}
+    begun = 0
     if checkpoint is not None and checkpoint.is_file():
         saved = read_checkpoint(checkpoint, options)
         refiner.load_state_dict(saved["network"])
         average.load_state_dict(saved["average"])
         optimizer.load_state_dict(saved["optimizer"])
-        begun, random = saved["step"], saved["random"]
+        torch.set_rng_state(saved["random"])
+        begun = saved["step"]
     losses, began = np.zeros(4), time.perf_counter()
     batches = Batches(sources, steps=steps, batch=batch, seed=seed)
-    drawn = iter(DataLoader(batches, batch_size=None, sampler=range(begun, steps), num_workers=workers))
-    if random is not None:  # after `iter`, which draws a number of its own
-        torch.set_rng_state(random)
+    # Its own generator: it would draw a number from the one that drops activations.
+    drawn = DataLoader(
+        batches, batch_size=None, sampler=range(begun, steps), num_workers=workers, generator=torch.Generator()
+    )
     for step, (x, wanted, offsets) in enumerate(drawn, begun):
         for group in optimizer.param_groups:
             group["lr"] = (

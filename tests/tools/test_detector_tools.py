@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -238,6 +239,8 @@ def test_the_refiner_resumes(sources: Sources, tmp_path: Path, monkeypatch: pyte
         assert np.array_equal(tensor, refiner_tensors(resumed)[name])
     with pytest.raises(TrainingError, match="made with other options"):
         train_refiner(sources, steps=7, batch=16, seed=2, checkpoint=tmp_path / "checkpoint")
+    with pytest.raises(TrainingError, match="made with other options"):
+        train_refiner(replace(sources, hard=[]), steps=6, batch=16, seed=2, checkpoint=tmp_path / "checkpoint")
 
 
 def test_going_on_begins_with_what_was_learned(sources: Sources) -> None:
