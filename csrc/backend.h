@@ -12,8 +12,8 @@
 
 /* src: see shapes.h for the layouts of image and map; the bias and ReLU are included; scratch: MXN_SCRATCH floats. */
 typedef void (*mxn_conv_kernel)(const float *src, const float *weight, const float *bias, float *dst, float *scratch);
-/* The same from an image of bytes, which are made floats as they are read. */
-typedef void (*mxn_conv_u8_kernel)(const uint8_t *src, const float *weight, const float *bias, float *dst, float *scratch);
+/* The same from a face as it is, without padding. */
+typedef void (*mxn_conv_u8_kernel)(const uint8_t *face, const float *weight, const float *bias, float *dst, float *scratch);
 
 /* Rows that are resampled together in a crop: the widest vector of floats there is. */
 enum { MXN_CROP_ROWS = 16 };

@@ -20,7 +20,7 @@ struct mxn_workspace {
     alignas(MXN_ALIGNMENT) float flat[MXN_DENSE_FACES][MXN_FLAT_MAX];
     alignas(MXN_ALIGNMENT) float hidden[MXN_DENSE_FACES][MXN_HIDDEN_MAX];
     alignas(MXN_ALIGNMENT) float logits[MXN_DENSE_FACES][MXN_CLASSES_MAX];
-    /* of an int8 model, which shares the last two above; float32 kernels may read image_bytes too */
+    /* of an int8 model, which shares the last two above */
     alignas(MXN_ALIGNMENT) uint8_t image_bytes[MXN_IMAGE_ROWS * MXN_IMAGE_PITCH];
     alignas(MXN_ALIGNMENT) uint8_t map_bytes[MXN_MAP_PIXELS * MXN_MAP_PITCH];
     alignas(MXN_ALIGNMENT) uint8_t flat_bytes[MXN_FLAT_MAX];
@@ -40,20 +40,21 @@ mxn_workspace *mxn_workspace_new(void) {
 
 void mxn_workspace_free(mxn_workspace *workspace) { free(workspace); }
 
-/* Loads a face; false when it holds NaN or infinity. */
-static bool load(const mxn_model *model, mxn_workspace *workspace, const void *face, bool is_float, bool as_bytes) {
+/* Loads a face where conv1 does not read it as it is; false when it holds NaN or infinity. */
+static bool load(const mxn_model *model, mxn_workspace *workspace, const void *face, bool is_float) {
     const mxn_float32_kernels *float32 = model->backend->float32;
     const mxn_int8_kernels *int8 = model->backend->int8;
+    const bool as_bytes = model->precision == MXN_PRECISION_INT8;
     if (is_float) return as_bytes ? int8->load_f32(face, workspace->image_bytes) : float32->load_f32(face, workspace->image);
     if (as_bytes)
         int8->load_u8(face, workspace->image_bytes);
-    else
+    else if (!model->conv1_u8)
         float32->load_u8(face, workspace->image);
     return true;
 }
 
-/* The loaded face -> flat[index], or in int8 hidden[index]. */
-static void convolve(const mxn_model *model, mxn_workspace *workspace, bool as_bytes, int index) {
+/* The face, loaded or as it is -> flat[index], or in int8 hidden[index]. */
+static void convolve(const mxn_model *model, mxn_workspace *workspace, const void *face, bool is_float, int index) {
     if (model->precision == MXN_PRECISION_INT8) {
         model->int8_conv1(workspace->image_bytes, &model->int8_layer1, workspace->map_bytes);
         model->int8_conv2(workspace->map_bytes, &model->int8_layer2, workspace->flat_bytes);
@@ -61,8 +62,8 @@ static void convolve(const mxn_model *model, mxn_workspace *workspace, bool as_b
                                   workspace->hidden[index]);
         return;
     }
-    if (as_bytes)
-        model->conv1_u8(workspace->image_bytes, model->conv1_weight, model->conv1_bias, workspace->map, workspace->scratch);
+    if (!is_float && model->conv1_u8)
+        model->conv1_u8(face, model->conv1_weight, model->conv1_bias, workspace->map, workspace->scratch);
     else
         model->conv1(workspace->image, model->conv1_weight, model->conv1_bias, workspace->map, workspace->scratch);
     model->conv2(workspace->map, model->conv2_weight, model->conv2_bias, workspace->flat[index], workspace->scratch);
@@ -94,13 +95,13 @@ static void connect(const mxn_model *model, mxn_workspace *workspace, int faces,
 static mxn_status run(const mxn_model *model, mxn_workspace *workspace, const void *faces, bool is_float, ptrdiff_t count,
                       float *logits) {
     if (count < 0) return MXN_ERROR_ARGUMENT;
-    const bool as_bytes = model->precision == MXN_PRECISION_INT8 || (!is_float && model->conv1_u8);
     const uint8_t *face = faces;
     if (model->precision == MXN_PRECISION_FLOAT32) {
         /* Instructions of a convolution are about 10 KB, unrolled as they are. When they come from afar the processor waits for
          * the next few lines at every turn; asked for as data all lines come together. */
         enum { CODE_BYTES = 10 * 1024 };
-        const uintptr_t code[] = {as_bytes ? (uintptr_t)model->conv1_u8 : (uintptr_t)model->conv1, (uintptr_t)model->conv2};
+        const bool as_it_is = !is_float && model->conv1_u8;
+        const uintptr_t code[] = {as_it_is ? (uintptr_t)model->conv1_u8 : (uintptr_t)model->conv1, (uintptr_t)model->conv2};
         for (int layer = 0; layer < 2; layer++)
             for (uintptr_t line = code[layer]; line < code[layer] + CODE_BYTES; line += MXN_CACHE_LINE)
                 __builtin_prefetch((const void *)line);
@@ -108,8 +109,8 @@ static mxn_status run(const mxn_model *model, mxn_workspace *workspace, const vo
     while (count > 0) {
         const int group = count < MXN_DENSE_FACES ? (int)count : MXN_DENSE_FACES;
         int ready = 0;
-        for (; ready < group && load(model, workspace, face, is_float, as_bytes); ready++) {
-            convolve(model, workspace, as_bytes, ready);
+        for (; ready < group && load(model, workspace, face, is_float); ready++) {
+            convolve(model, workspace, face, is_float, ready);
             face += MXN_FACE_PIXELS * (is_float ? sizeof(float) : sizeof(uint8_t));
         }
         connect(model, workspace, ready, logits);

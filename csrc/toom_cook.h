@@ -31,7 +31,9 @@ enum { MXN_CONV1_PAIRS_OF_POINTS = 4 };
 #define MXN_PRODUCT4(a, b, c, d)                                                                              \
     {(a) * (b) * (c) * (d), -(a) * (b) * (c) - (a) * (b) * (d) - (a) * (c) * (d) - (b) * (c) * (d),           \
      (a) * (b) + (a) * (c) + (a) * (d) + (b) * (c) + (b) * (d) + (c) * (d), -(a) - (b) - (c) - (d)}
-#define MXN_POWERS5(c) {1, c, (c) * (c), (c) * (c) * (c), (c) * (c) * (c) * (c), (c) * (c) * (c) * (c) * (c)}
+#define MXN_POWERS5(scale, c)                                                                                   \
+    {scale, (scale) * (c), (scale) * (c) * (c), (scale) * (c) * (c) * (c), (scale) * (c) * (c) * (c) * (c), \
+     (scale) * (c) * (c) * (c) * (c) * (c)}
 
 static const float mxn_conv1_point[4] = {1.0f, 0.5f, 2.0f, 0.75f};
 
@@ -46,19 +48,26 @@ static const float mxn_conv1_q[4][3] = {
 /* Π(x² - c²) over all pairs, for infinity: coefficients of 1, x², x⁴, x⁶; that of x⁸ is 1. */
 static const float mxn_conv1_infinity[4] = MXN_PRODUCT4(1.0f, 0.25f, 4.0f, 0.5625f);
 
-/* Aᵀ of each pair's positive point: c⁰ to c⁵. */
-static const float mxn_conv1_power[4][6] = {MXN_POWERS5(1.0f), MXN_POWERS5(0.5f), MXN_POWERS5(2.0f), MXN_POWERS5(0.75f)};
+/* Aᵀ of each pair's positive point: c⁰ to c⁵, times what G is divided by. So scaled, 1/2 and 2 have the same coefficients, and
+ * fewer of them must be read where registers are few. */
+static const float mxn_conv1_row_divisor[4] = {1.0f, 4.0f, 0.25f, 1.0f};
+static const float mxn_conv1_power[4][6] = {MXN_POWERS5(1.0f, 1.0f), MXN_POWERS5(4.0f, 0.5f), MXN_POWERS5(0.25f, 2.0f),
+                                            MXN_POWERS5(1.0f, 0.75f)};
 
 /* ---- conv1, horizontally: F(3,4) over the points 0, ±1, ±1/2, ∞ --------------------------------------------------------
  *
  *          1/4    0  -5/4    0   1   0
- *           0   -1/4 -1/4    1   1   0          1  1  1   1    1   0
- *     Bᵀ =  0    1/4 -1/4   -1   1   0    Aᵀ =  0  1 -1  1/2 -1/2  0
- *           0   -1/2  -1   1/2   1   0          0  1  1  1/4  1/4  1
+ *           0   -1/4 -1/4    1   1   0          1  1 -1  4  4  0
+ *     Bᵀ =  0    1/4 -1/4   -1   1   0    Aᵀ =  0  1  1  2 -2  0
+ *           0   -1/2  -1   1/2   1   0          0  1 -1  1  1  1
  *           0    1/2  -1  -1/2   1   0
  *           0    1/4   0  -5/4   0   1
+ *
+ * G is divided by -1 at -1 and by 4 at ±1/2: the difference of the products at ±1/2 is then what both sums at ±1 begin with,
+ * and need not be kept.
  */
 static const double mxn_conv1_column_point[5] = {0.0, 1.0, -1.0, 0.5, -0.5};
+static const double mxn_conv1_column_divisor[5] = {1.0, 1.0, -1.0, 4.0, 4.0};
 
 /* ---- conv2: F(4,2) over the points 0, 1, -1, ∞, 2, and F(3,2) over the first four ------------------------------------
  *

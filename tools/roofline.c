@@ -167,13 +167,13 @@ static void run_layer(const mxn_model *model, mxn_workspace *workspace, enum lay
     const bool bytes = model->precision == MXN_PRECISION_INT8;
     switch (layer) {
     case LOAD:
-        load(model, workspace, face, false, bytes || model->conv1_u8);
+        load(model, workspace, face, false);
         break;
     case CONV1:
         if (bytes)
             model->int8_conv1(workspace->image_bytes, &model->int8_layer1, workspace->map_bytes);
         else if (model->conv1_u8)
-            model->conv1_u8(workspace->image_bytes, model->conv1_weight, model->conv1_bias, workspace->map, workspace->scratch);
+            model->conv1_u8(face, model->conv1_weight, model->conv1_bias, workspace->map, workspace->scratch);
         else
             model->conv1(workspace->image, model->conv1_weight, model->conv1_bias, workspace->map, workspace->scratch);
         break;

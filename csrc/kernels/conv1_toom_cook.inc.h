@@ -1,6 +1,6 @@
 /* conv1 with stride 2, its bias, ReLU and max-pool, by Toom-Cook convolution. Over simd/, shapes.h and toom_cook.h.
  *
- *     src:    y-x, padded, float32 or bytes     weight: row point-column point-phase-oc (transform.c)
+ *     src:    y-x, padded float32, or bytes     weight: row point-column point-phase-oc (transform.c)
  *     dst:    y-x-oc, padded                    scratch: struct conv1_scratch
  *
  * Blocks of 7 tiles, 6 rows and 21 columns of the output, go through all steps while they are in the first-level cache; two
@@ -25,7 +25,7 @@ enum {
     CONV1_GROUP = VF_LANES >= 16 ? 7 : VF_LANES >= 8 || VF_REGISTERS >= 32 ? 3 : 1,
     CONV1_LANES = CONV1_VECTORS * VF_LANES,
     /* What the first two points gave stays in registers, too. */
-    CONV1_KEEPS = VF_LANES >= 16 || VF_LANES == 1,
+    CONV1_KEEPS = VF_LANES >= 16 || CONV1_GROUP == 1,
 };
 
 typedef struct conv1_scratch {
@@ -34,7 +34,7 @@ typedef struct conv1_scratch {
     /* column point-column parity-row parity-tile, of this row point and of the next */
     float point[2][MXN_CONV1_COLUMN_POINTS][2][CONV1_PARITIES];
     /* tile-oc, of a group: what the first two column points gave, where registers are few */
-    float even[CONV1_GROUP][MXN_CONV1_CHANNELS], odd[CONV1_GROUP][MXN_CONV1_CHANNELS];
+    float even[CONV1_GROUP][MXN_CONV1_CHANNELS];
     /* row point-column-oc; first the last column of the block before, since a window may be in both */
     float sum[MXN_CONV1_ROW_POINTS][1 + CONV1_COLUMNS][MXN_CONV1_CHANNELS];
     union {
@@ -44,13 +44,20 @@ typedef struct conv1_scratch {
 } conv1_scratch;
 _Static_assert(sizeof(conv1_scratch) <= MXN_SCRATCH * sizeof(float), "the scratch memory holds it");
 
+/* A vector of a row of the face that would begin at x in the padded image. */
+MXN_INLINE vb conv1_load_bytes(const uint8_t *row, const int x) {
+    if (x < MXN_IMAGE_PADDING) return vb_pad_before(vb_load(row));
+    if (x > MXN_IMAGE_PADDING + MXN_FACE_SIZE - VB_LANES) return vb_pad_after(vb_load(row + MXN_FACE_SIZE - VB_LANES));
+    return vb_load(row + x - MXN_IMAGE_PADDING);
+}
+
 /* 48 values of a row and 48 of the next are places 48 parity + 6 tile + remainder. Interleaving the halves of 96 places takes
  * place i to 2 i modulo 95: after four times, to 16 remainder + 8 parity + tile. */
-MXN_INLINE void conv1_split_bytes(const uint8_t *src, uint8_t *dst) {
+MXN_INLINE void conv1_split_bytes(const uint8_t *const rows[2], const int x, uint8_t *dst) {
     enum { VECTORS = CONV1_ROW_PAIR / VB_LANES, HALF = VECTORS / 2 };
     vb v[VECTORS], next[VECTORS];
 #pragma GCC unroll 6
-    for (int i = 0; i < VECTORS; i++) v[i] = vb_load(src + i / HALF * MXN_IMAGE_PITCH + i % HALF * VB_LANES);
+    for (int i = 0; i < VECTORS; i++) v[i] = conv1_load_bytes(rows[i / HALF], x + i % HALF * VB_LANES);
 #pragma GCC unroll 4
     for (int pass = 0; pass < 4; pass++) {
 #pragma GCC unroll 3
@@ -71,15 +78,24 @@ MXN_INLINE void conv1_split_floats(const float *src, float *dst) {
             for (int r = 0; r < CONV1_STEP; r++) dst[r * CONV1_PARITIES + t] = src[CONV1_STEP * t + r];
 }
 
-MXN_INLINE void conv1_split(const void *image, const bool bytes, conv1_scratch *scratch) {
-    for (int block = 0; block < 2; block++)
-        for (int pair = 0; pair < CONV1_ROW_PAIRS; pair++) {
-            const ptrdiff_t place = 2 * pair * MXN_IMAGE_PITCH + block * MXN_CONV1_TILES * CONV1_STEP;
-            if (bytes)
-                conv1_split_bytes((const uint8_t *)image + place, scratch->image.byte[block][pair]);
-            else
-                conv1_split_floats((const float *)image + place, scratch->image.number[block][pair]);
+MXN_INLINE void conv1_split(const void *src, const bool bytes, conv1_scratch *scratch) {
+    enum { SECOND = MXN_CONV1_TILES * CONV1_STEP };
+    static const uint8_t padding[MXN_FACE_SIZE];
+    for (int pair = 0; pair < CONV1_ROW_PAIRS; pair++) {
+        if (bytes) {
+            const uint8_t *rows[2];
+            for (int i = 0; i < 2; i++) {
+                const int y = 2 * pair + i - MXN_IMAGE_PADDING;
+                rows[i] = y >= 0 && y < MXN_FACE_SIZE ? (const uint8_t *)src + y * MXN_FACE_SIZE : padding;
+            }
+            conv1_split_bytes(rows, 0, scratch->image.byte[0][pair]);
+            conv1_split_bytes(rows, SECOND, scratch->image.byte[1][pair]);
+        } else {
+            const float *row = (const float *)src + 2 * pair * MXN_IMAGE_PITCH;
+            conv1_split_floats(row, scratch->image.number[0][pair]);
+            conv1_split_floats(row + SECOND, scratch->image.number[1][pair]);
         }
+    }
 }
 
 /* Bᵀ vertically, from the block's `first` pair of rows on. */
@@ -154,22 +170,15 @@ MXN_INLINE void conv1_add_phase(const float *src, const float *weight, vf sum[CO
 }
 
 /* Products at row point p, and Aᵀ horizontally, for `tiles` tiles from `first` on and CONV1_LANES channels from `channel` on.
- * Two column points at a time: ±1, ±1/2, and 0 and infinity, whose sums start from what the others gave. weight: column
- * point-phase-oc. */
+ * Two column points at a time: ±1/2, ±1, and 0 and infinity. Sums start from what the points before gave, so that few vectors
+ * are kept. weight: column point-phase-oc. */
 MXN_INLINE void conv1_multiply(conv1_scratch *scratch, const float *weight, const int p, const int first, const int tiles,
                                const int channel) {
     enum { STEPS = MXN_CONV1_COLUMN_POINTS / 2, POINT = MXN_CONV1_PHASES * MXN_CONV1_CHANNELS };
-    static const int points[STEPS][2] = {{1, 2}, {3, 4}, {0, MXN_CONV1_COLUMN_POINTS - 1}};
-    vf sum[2][CONV1_GROUP][CONV1_VECTORS], even[CONV1_GROUP][CONV1_VECTORS], odd[CONV1_GROUP][CONV1_VECTORS];
+    static const int points[STEPS][2] = {{3, 4}, {1, 2}, {0, MXN_CONV1_COLUMN_POINTS - 1}};
+    vf sum[2][CONV1_GROUP][CONV1_VECTORS], even[CONV1_GROUP][CONV1_VECTORS];
 #pragma GCC unroll 3
     for (int step = 0; step < STEPS; step++) {
-        /* A sum that begins with a product saves an addition, but has GCC spill where what is kept fills the registers. */
-        const bool begin = step < STEPS - 1, from_zero = begin && CONV1_KEEPS;
-#pragma GCC unroll 7
-        for (int t = 0; t < tiles; t++)
-#pragma GCC unroll 4
-            for (int v = 0; v < CONV1_VECTORS; v++)
-                if (from_zero) sum[0][t][v] = sum[1][t][v] = vf_zero();
 #pragma GCC unroll 4
         for (int phase = 0; phase < MXN_CONV1_PHASES; phase++)
 #pragma GCC unroll 2
@@ -177,7 +186,7 @@ MXN_INLINE void conv1_multiply(conv1_scratch *scratch, const float *weight, cons
                 const int q = points[step][i];
                 conv1_add_phase(&scratch->point[p % 2][q][phase / 2][phase % 2 * CONV1_SLOTS + first],
                                 weight + q * POINT + phase * MXN_CONV1_CHANNELS + channel, sum[i], tiles,
-                                begin && !from_zero && phase == 0);
+                                step == 0 && phase == 0);
             }
 #pragma GCC unroll 7
         for (int t = 0; t < tiles; t++)
@@ -186,18 +195,15 @@ MXN_INLINE void conv1_multiply(conv1_scratch *scratch, const float *weight, cons
                 float(*dst)[MXN_CONV1_CHANNELS] = &scratch->sum[p][1 + (first + t) * MXN_CONV1_TILE_COLUMNS];
                 const int c = channel + v * VF_LANES;
                 const vf plus = vf_add(sum[0][t][v], sum[1][t][v]), minus = vf_subtract(sum[0][t][v], sum[1][t][v]);
-                if (step == 0 && CONV1_KEEPS) {
+                if (step == 0) {
                     even[t][v] = plus;
-                    odd[t][v] = minus;
-                } else if (step == 0) {
-                    vf_store(&scratch->even[t][c], plus);
-                    vf_store(&scratch->odd[t][c], minus);
+                    if (!CONV1_KEEPS) vf_store(&scratch->even[t][c], plus);
+                    sum[0][t][v] = sum[1][t][v] = minus;
                 } else if (step == 1) {
                     if (!CONV1_KEEPS) even[t][v] = vf_load(&scratch->even[t][c]);
-                    if (!CONV1_KEEPS) odd[t][v] = vf_load(&scratch->odd[t][c]);
-                    vf_store(&dst[1][c], vf_multiply_add(vf_constant(0.5f), minus, odd[t][v]));
-                    sum[0][t][v] = vf_add(even[t][v], plus);
-                    sum[1][t][v] = vf_multiply_add(vf_constant(0.25f), plus, even[t][v]);
+                    vf_store(&dst[1][c], plus);
+                    sum[0][t][v] = vf_multiply_add(vf_constant(4.0f), even[t][v], minus);
+                    sum[1][t][v] = vf_add(even[t][v], minus);
                 } else {
                     vf_store(&dst[0][c], sum[0][t][v]);
                     vf_store(&dst[2][c], sum[1][t][v]);
@@ -221,8 +227,9 @@ MXN_INLINE void conv1_finish(const conv1_scratch *scratch, const float *bias, fl
                 vf even[PAIRS], odd[PAIRS];
 #pragma GCC unroll 4
                 for (int p = 0; p < PAIRS; p++) {
-                    const vf plus = vf_load(&scratch->sum[2 * p][column][c]);
+                    vf plus = vf_load(&scratch->sum[2 * p][column][c]);
                     const vf minus = vf_load(&scratch->sum[2 * p + 1][column][c]);
+                    if (p == 0) plus = vf_add(plus, vf_load(bias + c)); /* the point 1 gives to every output alike */
                     even[p] = vf_add(plus, minus);
                     odd[p] = vf_subtract(plus, minus);
                 }
@@ -232,17 +239,17 @@ MXN_INLINE void conv1_finish(const conv1_scratch *scratch, const float *bias, fl
 #pragma GCC unroll 3
                     for (int p = 1; p < PAIRS; p++) {
                         const float *power = mxn_conv1_power[p] + 2 * row;
-                        y0 = row == 0 ? vf_add(y0, even[p]) : vf_multiply_add(vf_constant(power[0]), even[p], y0);
+                        y0 = power[0] == 1 ? vf_add(y0, even[p]) : vf_multiply_add(vf_constant(power[0]), even[p], y0);
                         y1 = vf_multiply_add(vf_constant(power[1]), odd[p], y1);
                     }
                     if (row == ROWS - 1) y1 = vf_add(y1, vf_load(&scratch->sum[2 * PAIRS][column][c]));
-                    const vf larger = vf_max(y0, y1);
-                    best[row] = x ? vf_max(best[row], larger) : larger;
+                    const vf larger = vf_max_positive(y0, y1);
+                    best[row] = x ? vf_max_positive(best[row], larger) : larger;
                 }
             }
 #pragma GCC unroll 3
             for (int row = 0; row < ROWS; row++)
-                vf_store(dst + row * MXN_MAP_PITCH + c, vf_max(vf_add(best[row], vf_load(bias + c)), vf_zero()));
+                vf_store(dst + row * MXN_MAP_PITCH + c, vf_max_positive(best[row], vf_zero()));
         }
 }
 
@@ -274,11 +281,11 @@ MXN_INLINE void conv1_block(const bool bytes, const float *weight, const float *
     }
 }
 
-MXN_INLINE void conv1_blocks(const void *image, const bool bytes, const float *weight, const float *bias, float *map,
+MXN_INLINE void conv1_blocks(const void *src, const bool bytes, const float *weight, const float *bias, float *map,
                              float *memory) {
     conv1_scratch *scratch = (conv1_scratch *)memory;
     float *dst = map + MAP_INTERIOR;
-    conv1_split(image, bytes, scratch);
+    conv1_split(src, bytes, scratch);
     memset(scratch->row[MXN_CONV1_ROW_POINTS], 0, sizeof scratch->row[0]);
     for (int y = 0; y < MXN_CONV1_POOLED_OUTPUT; y += MXN_CONV1_TILE_ROWS, dst += MXN_CONV1_TILE_ROWS / 2 * MXN_MAP_PITCH)
         for (int block = 0; block < 2; block++) conv1_block(bytes, weight, bias, scratch, dst, y, block);
@@ -288,6 +295,6 @@ static void conv1_toom_cook(const float *image, const float *weight, const float
     conv1_blocks(image, false, weight, bias, map, scratch);
 }
 
-static void conv1_toom_cook_u8(const uint8_t *image, const float *weight, const float *bias, float *map, float *scratch) {
-    conv1_blocks(image, true, weight, bias, map, scratch);
+static void conv1_toom_cook_u8(const uint8_t *face, const float *weight, const float *bias, float *map, float *scratch) {
+    conv1_blocks(face, true, weight, bias, map, scratch);
 }

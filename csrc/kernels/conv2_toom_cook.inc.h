@@ -116,6 +116,8 @@ MXN_INLINE void conv2_finish(const conv2_scratch *scratch, const float *bias, fl
             for (int y = 0; y < rows; y++)
                 m[y * POINTS + x] =
                     vf_load(scratch->place[y * POINTS + x] + conv2_tile(tile_y, tile_x, x) * MXN_CONV2_CHANNELS + c);
+            /* The point 1, 1 gives to every output alike. */
+            if (x == 1) m[POINTS + 1] = vf_add(m[POINTS + 1], vf_load(bias + c));
             conv2_interpolate(m + x, POINTS, tall, half + x, POINTS);
         }
 #pragma GCC unroll 2
@@ -127,13 +129,13 @@ MXN_INLINE void conv2_finish(const conv2_scratch *scratch, const float *bias, fl
 #pragma GCC unroll 2
             for (int window_x = 0; window_x < TILE / 2; window_x++) {
                 vf best = y[0][2 * window_x];
-                if (two_rows) best = vf_max(best, y[1][2 * window_x]);
+                if (two_rows) best = vf_max_positive(best, y[1][2 * window_x]);
                 if (wide || window_x == 0) {
-                    best = vf_max(best, y[0][2 * window_x + 1]);
-                    if (two_rows) best = vf_max(best, y[1][2 * window_x + 1]);
+                    best = vf_max_positive(best, y[0][2 * window_x + 1]);
+                    if (two_rows) best = vf_max_positive(best, y[1][2 * window_x + 1]);
                 }
                 vf_store(corner + (window_y * MXN_POOL2_OUTPUT + window_x) * MXN_CONV2_CHANNELS + c,
-                         vf_max(vf_add(best, vf_load(bias + c)), vf_zero()));
+                         vf_max_positive(best, vf_zero()));
             }
         }
     }

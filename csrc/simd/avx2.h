@@ -20,6 +20,10 @@ MXN_INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 MXN_INLINE vf vf_subtract(vf a, vf b) { return _mm256_sub_ps(a, b); }
 MXN_INLINE vf vf_multiply(vf a, vf b) { return _mm256_mul_ps(a, b); }
 MXN_INLINE vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
+/* The larger, for a ReLU: where neither is positive, anything that is not. As integers, see avx512.h. */
+MXN_INLINE vf vf_max_positive(vf a, vf b) {
+    return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+}
 MXN_INLINE float vf_sum(vf a) {
     __m128 sum = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));

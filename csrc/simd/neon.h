@@ -29,6 +29,8 @@ MXN_INLINE vf vf_add(vf a, vf b) { return vaddq_f32(a, b); }
 MXN_INLINE vf vf_subtract(vf a, vf b) { return vsubq_f32(a, b); }
 MXN_INLINE vf vf_multiply(vf a, vf b) { return vmulq_f32(a, b); }
 MXN_INLINE vf vf_max(vf a, vf b) { return vmaxq_f32(a, b); }
+/* The larger, for a ReLU: where neither is positive, anything that is not. */
+MXN_INLINE vf vf_max_positive(vf a, vf b) { return vf_max(a, b); }
 MXN_INLINE float vf_sum(vf a) {
     const float32x2_t sum = vadd_f32(vget_low_f32(a), vget_high_f32(a));
     return vget_lane_f32(vpadd_f32(sum, sum), 0);
@@ -109,6 +111,9 @@ typedef uint8x16_t vb;
 
 MXN_INLINE vb vb_load(const uint8_t *p) { return vld1q_u8(p); }
 MXN_INLINE void vb_store(uint8_t *p, vb a) { vst1q_u8(p, a); }
+/* A vector where padding begins, or ends: lanes move up, or down, and zeros follow. */
+MXN_INLINE vb vb_pad_before(vb a) { return vextq_u8(vdupq_n_u8(0), a, VB_LANES - MXN_IMAGE_PADDING); }
+MXN_INLINE vb vb_pad_after(vb a) { return vextq_u8(a, vdupq_n_u8(0), MXN_IMAGE_PADDING); }
 /* The lower or upper halves of both vectors, lane by lane. */
 MXN_INLINE vb vb_interleave_low(vb a, vb b) { return vzipq_u8(a, b).val[0]; }
 MXN_INLINE vb vb_interleave_high(vb a, vb b) { return vzipq_u8(a, b).val[1]; }

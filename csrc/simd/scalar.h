@@ -16,6 +16,8 @@ MXN_INLINE vf vf_add(vf a, vf b) { return a + b; }
 MXN_INLINE vf vf_subtract(vf a, vf b) { return a - b; }
 MXN_INLINE vf vf_multiply(vf a, vf b) { return a * b; }
 MXN_INLINE vf vf_max(vf a, vf b) { return a > b ? a : b; }
+/* The larger, for a ReLU: where neither is positive, anything that is not. */
+MXN_INLINE vf vf_max_positive(vf a, vf b) { return vf_max(a, b); }
 MXN_INLINE float vf_sum(vf a) { return a; }
 MXN_INLINE vf vf_multiply_add(vf a, vf b, vf sum) { return a * b + sum; }
 MXN_INLINE void vf_tap_barrier(void) {}
@@ -66,5 +68,7 @@ typedef uint8_t vb;
 
 MXN_INLINE vb vb_load(const uint8_t *p) { return *p; }
 MXN_INLINE void vb_store(uint8_t *p, vb a) { *p = a; }
+MXN_INLINE vb vb_pad_before(vb a) { return (void)a, 0; }
+MXN_INLINE vb vb_pad_after(vb a) { return (void)a, 0; }
 MXN_INLINE vb vb_interleave_low(vb a, vb b) { return (void)b, a; }
 MXN_INLINE vb vb_interleave_high(vb a, vb b) { return (void)a, b; }

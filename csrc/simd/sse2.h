@@ -34,6 +34,8 @@ MXN_INLINE vf vf_add(vf a, vf b) { return _mm_add_ps(a, b); }
 MXN_INLINE vf vf_subtract(vf a, vf b) { return _mm_sub_ps(a, b); }
 MXN_INLINE vf vf_multiply(vf a, vf b) { return _mm_mul_ps(a, b); }
 MXN_INLINE vf vf_max(vf a, vf b) { return _mm_max_ps(a, b); }
+/* The larger, for a ReLU: where neither is positive, anything that is not. */
+MXN_INLINE vf vf_max_positive(vf a, vf b) { return vf_max(a, b); }
 MXN_INLINE float vf_sum(vf a) {
     a = _mm_add_ps(a, _mm_movehl_ps(a, a));
     return _mm_cvtss_f32(_mm_add_ss(a, _mm_shuffle_ps(a, a, 1)));

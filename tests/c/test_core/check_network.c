@@ -125,37 +125,37 @@ int check_team(const mxn_backend *backend) {
 int check_team(const mxn_backend *backend) { return (void)backend, 0; }
 #endif
 
-static float *filled(size_t count, int byte) {
-    float *values = aligned_alloc(MXN_ALIGNMENT, (count * sizeof(float) + MXN_ALIGNMENT - 1) / MXN_ALIGNMENT * MXN_ALIGNMENT);
-    if (!values) abort();
-    return memset(values, byte, count * sizeof(float));
-}
-
 int check_convolutions(const mxn_backend *backend, mxn_algorithm algorithm, const sample *s) {
     enum { IMAGE = MXN_IMAGE_ROWS * MXN_IMAGE_PITCH, MAP = MXN_MAP_PIXELS * MXN_MAP_PITCH, ZEROS = 0, NANS = 0xFF };
     static const int fills[] = {ZEROS, NANS};
     const size_t flat_width = (size_t)mxn_flat_width(s->config.topology);
-    float *image = filled(IMAGE, 0), *map[2], *flat[2];
+    static float first[MXN_FLAT_MAX];
+    float *map[2], *flat[2];
     int wrong = 0;
     mxn_model *model;
     if (mxn_model_new(&model, &s->config, &s->weights, backend, MXN_PRECISION_FLOAT32, algorithm) != MXN_OK) abort();
-    backend->float32->load_u8(s->bytes[s->faces - 1], image);
-    uint8_t *image_bytes = (uint8_t *)filled(IMAGE / sizeof(float), 0); /* gives the same bits */
-    backend->int8->load_u8(s->bytes[s->faces - 1], image_bytes);
     for (int i = 0; i < 2; i++) {
-        float *scratch = filled(MXN_SCRATCH, fills[i]);
-        map[i] = filled(MAP, ZEROS);
-        flat[i] = filled(flat_width, fills[i]);
-        for (int y = 0; y < MXN_MAP_SIZE; y++)
-            memset(map[i] + (y + MXN_MAP_PADDING) * MXN_MAP_PITCH + MXN_MAP_PADDING * MXN_CONV1_CHANNELS, fills[i],
-                   MXN_MAP_SIZE * MXN_CONV1_CHANNELS * sizeof(float));
-        if (i == 1 && model->conv1_u8)
-            model->conv1_u8(image_bytes, model->conv1_weight, model->conv1_bias, map[i], scratch);
-        else
-            model->conv1(image, model->conv1_weight, model->conv1_bias, map[i], scratch);
-        memset(scratch, fills[i], MXN_SCRATCH * sizeof(float));
-        model->conv2(map[i], model->conv2_weight, model->conv2_bias, flat[i], scratch);
-        free(scratch);
+        uint8_t *face = guarded(MXN_FACE_PIXELS, i);
+        float *image = guarded(IMAGE * sizeof(float), i), *scratch = guarded(MXN_SCRATCH * sizeof(float), i);
+        map[i] = guarded(MAP * sizeof(float), i);
+        flat[i] = guarded(flat_width * sizeof(float), i);
+        memcpy(face, s->bytes[s->faces - 1], MXN_FACE_PIXELS);
+        backend->float32->load_u8(face, image);
+        for (int as_it_is = 0; as_it_is < (model->conv1_u8 ? 2 : 1); as_it_is++) {
+            memset(scratch, fills[i], MXN_SCRATCH * sizeof(float));
+            for (int y = 0; y < MXN_MAP_SIZE; y++)
+                memset(map[i] + (y + MXN_MAP_PADDING) * MXN_MAP_PITCH + MXN_MAP_PADDING * MXN_CONV1_CHANNELS, fills[i],
+                       MXN_MAP_SIZE * MXN_CONV1_CHANNELS * sizeof(float));
+            if (as_it_is)
+                model->conv1_u8(face, model->conv1_weight, model->conv1_bias, map[i], scratch);
+            else
+                model->conv1(image, model->conv1_weight, model->conv1_bias, map[i], scratch);
+            memset(flat[i], fills[i], flat_width * sizeof(float));
+            memset(scratch, fills[i], MXN_SCRATCH * sizeof(float));
+            model->conv2(map[i], model->conv2_weight, model->conv2_bias, flat[i], scratch);
+            wrong += as_it_is && memcmp(flat[i], first, flat_width * sizeof(float)) != 0;
+            memcpy(first, flat[i], flat_width * sizeof(float));
+        }
     }
     for (int i = 0; i < MAP; i++) {
         const int y = i / MXN_MAP_PITCH - MXN_MAP_PADDING, x = i % MXN_MAP_PITCH / MXN_CONV1_CHANNELS - MXN_MAP_PADDING;
@@ -163,8 +163,6 @@ int check_convolutions(const mxn_backend *backend, mxn_algorithm algorithm, cons
         wrong += map[0][i] != map[1][i] || (!inside && map[0][i] != 0);
     }
     for (size_t i = 0; i < flat_width; i++) wrong += flat[0][i] != flat[1][i];
-    for (int i = 0; i < 2; i++) free(map[i]), free(flat[i]);
-    free(image), free(image_bytes);
     mxn_model_free(model);
     return wrong;
 }

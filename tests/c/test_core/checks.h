@@ -39,8 +39,8 @@ void make_sample(sample *s, mxn_config config, int first_kind, bool quantised);
 
 /* Largest difference from the reference, relative to the largest logit. */
 double check_network(const mxn_backend *backend, mxn_algorithm algorithm, const sample *s);
-/* The convolutions with each buffer in an allocation of its own, for the sanitizer to watch. What scratch and the insides
- * of the buffers hold before must not matter, and the paddings must stay zero. Returns the number of wrong floats. */
+/* The convolutions on guarded buffers. What scratch and the insides of the buffers hold before must not matter, nor whether conv1
+ * reads the face as it is, and the paddings must stay zero. Returns the number of wrong values. */
 int check_convolutions(const mxn_backend *backend, mxn_algorithm algorithm, const sample *s);
 /* fc1 in fixed point on guarded buffers, faces alone and together: the largest error, as a share of what the digits and the
  * rounding of floats allow. 0 where the backend has no such kernel. */
