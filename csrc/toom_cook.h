@@ -11,7 +11,8 @@
  *     Bᵀ: coefficients of Π(x - b), lowest first      G: (1, a, a², ...) / Π(a - b)      Aᵀ: 1, a, a², ...
  *
  * For infinity Bᵀ holds the coefficients of the product over all finite points; G takes the last tap, and Aᵀ gives to the
- * last output only. A row of G may be divided by what its row of Bᵀ is multiplied with.
+ * last output only. A row of G may be divided by what its row of Bᵀ or its column
+ * of Aᵀ is multiplied with.
  *
  * In two dimensions both transforms are applied along both axes. They are linear, so that the sum over input channels (and
  * over the phases of a strided convolution, see shapes.h) is taken between them, which makes them cheap.
