@@ -40,6 +40,9 @@ mxn_workspace *mxn_workspace_new(void) {
 
 void mxn_workspace_free(mxn_workspace *workspace) { free(workspace); }
 
+/* Whether conv1 reads a face as it is. */
+static bool reads_face(const mxn_model *model, bool is_float) { return !is_float && model->conv1_u8; }
+
 /* Loads a face where conv1 does not read it as it is; false when it holds NaN or infinity. */
 static bool load(const mxn_model *model, mxn_workspace *workspace, const void *face, bool is_float) {
     const mxn_float32_kernels *float32 = model->backend->float32;
@@ -48,7 +51,7 @@ static bool load(const mxn_model *model, mxn_workspace *workspace, const void *f
     if (is_float) return as_bytes ? int8->load_f32(face, workspace->image_bytes) : float32->load_f32(face, workspace->image);
     if (as_bytes)
         int8->load_u8(face, workspace->image_bytes);
-    else if (!model->conv1_u8)
+    else if (!reads_face(model, is_float))
         float32->load_u8(face, workspace->image);
     return true;
 }
@@ -62,7 +65,7 @@ static void convolve(const mxn_model *model, mxn_workspace *workspace, const voi
                                   workspace->hidden[index]);
         return;
     }
-    if (!is_float && model->conv1_u8)
+    if (reads_face(model, is_float))
         model->conv1_u8(face, model->conv1_weight, model->conv1_bias, workspace->map, workspace->scratch);
     else
         model->conv1(workspace->image, model->conv1_weight, model->conv1_bias, workspace->map, workspace->scratch);
@@ -100,8 +103,8 @@ static mxn_status run(const mxn_model *model, mxn_workspace *workspace, const vo
         /* Instructions of a convolution are about 10 KB, unrolled as they are. When they come from afar the processor waits for
          * the next few lines at every turn; asked for as data all lines come together. */
         enum { CODE_BYTES = 10 * 1024 };
-        const bool as_it_is = !is_float && model->conv1_u8;
-        const uintptr_t code[] = {as_it_is ? (uintptr_t)model->conv1_u8 : (uintptr_t)model->conv1, (uintptr_t)model->conv2};
+        const uintptr_t conv1 = reads_face(model, is_float) ? (uintptr_t)model->conv1_u8 : (uintptr_t)model->conv1;
+        const uintptr_t code[] = {conv1, (uintptr_t)model->conv2};
         for (int layer = 0; layer < 2; layer++)
             for (uintptr_t line = code[layer]; line < code[layer] + CODE_BYTES; line += MXN_CACHE_LINE)
                 __builtin_prefetch((const void *)line);

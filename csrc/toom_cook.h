@@ -49,9 +49,8 @@ static const float mxn_conv1_q[4][3] = {
 /* Π(x² - c²) over all pairs, for infinity: coefficients of 1, x², x⁴, x⁶; that of x⁸ is 1. */
 static const float mxn_conv1_infinity[4] = MXN_PRODUCT4(1.0f, 0.25f, 4.0f, 0.5625f);
 
-/* Aᵀ of each pair's positive point: c⁰ to c⁵, times what G is divided by. So scaled, 1/2 and 2 have the same coefficients, and
- * fewer of them must be read where registers are few. */
-static const float mxn_conv1_row_divisor[4] = {1.0f, 4.0f, 0.25f, 1.0f};
+/* Aᵀ of each pair's positive point: c⁰ to c⁵, times what G is divided by, which therefore is the first. So scaled, 1/2 and 2
+ * have the same coefficients, and fewer of them must be read where registers are few. */
 static const float mxn_conv1_power[4][6] = {MXN_POWERS5(1.0f, 1.0f), MXN_POWERS5(4.0f, 0.5f), MXN_POWERS5(0.25f, 2.0f),
                                             MXN_POWERS5(1.0f, 0.75f)};
 

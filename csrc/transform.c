@@ -37,14 +37,14 @@ void mxn_transform_conv1(const float *weight, float *out) {
                 for (int x = 0; x < SIDE / 2; x++)
                     taps[x] = weight[((2 * y + phase % 2) * SIDE + 2 * x + phase / 2) * CHANNELS + c];
                 evaluate_taps(taps, mxn_conv1_column_point, COLUMNS - 1, points);
-                for (int x = 0; x < COLUMNS; x++)
-                    columns[x][y] = x < COLUMNS - 1 ? points[x] / mxn_conv1_column_divisor[x] : points[x];
+                for (int x = 0; x < COLUMNS - 1; x++) points[x] /= mxn_conv1_column_divisor[x];
+                for (int x = 0; x < COLUMNS; x++) columns[x][y] = points[x];
             }
             for (int x = 0; x < COLUMNS; x++) {
                 evaluate_taps(columns[x], row_point, ROWS - 1, rows);
+                for (int y = 0; y < ROWS - 1; y++) rows[y] /= (double)mxn_conv1_power[y / 2][0];
                 for (int y = 0; y < ROWS; y++)
-                    out[((y * COLUMNS + x) * MXN_CONV1_PHASES + phase) * CHANNELS + c] =
-                        (float)(y < ROWS - 1 ? rows[y] / (double)mxn_conv1_row_divisor[y / 2] : rows[y]);
+                    out[((y * COLUMNS + x) * MXN_CONV1_PHASES + phase) * CHANNELS + c] = (float)rows[y];
             }
         }
 }

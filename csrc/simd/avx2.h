@@ -20,10 +20,6 @@ MXN_INLINE vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 MXN_INLINE vf vf_subtract(vf a, vf b) { return _mm256_sub_ps(a, b); }
 MXN_INLINE vf vf_multiply(vf a, vf b) { return _mm256_mul_ps(a, b); }
 MXN_INLINE vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
-/* The larger, for a ReLU: where neither is positive, anything that is not. As integers, see avx512.h. */
-MXN_INLINE vf vf_max_positive(vf a, vf b) {
-    return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
-}
 MXN_INLINE float vf_sum(vf a) {
     __m128 sum = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     sum = _mm_add_ps(sum, _mm_movehl_ps(sum, sum));
@@ -40,6 +36,8 @@ MXN_INLINE vi vi_zero(void) { return (vi)_mm256_setzero_si256(); }
 MXN_INLINE vi vi_load(const int32_t *p) { return (vi)_mm256_load_si256((const __m256i *)p); }
 MXN_INLINE vi vi_add(vi a, vi b) { return a + b; }
 MXN_INLINE vi vi_max(vi a, vi b) { return (vi)_mm256_max_epi32((__m256i)a, (__m256i)b); }
+/* The larger, for a ReLU: where neither is positive, anything that is not. As integers, see avx512.h. */
+MXN_INLINE vf vf_max_positive(vf a, vf b) { return (vf)vi_max((vi)a, (vi)b); }
 MXN_INLINE vf vi_to_float(vi a) { return _mm256_cvtepi32_ps((__m256i)a); }
 /* Rounds, halves to even, and clamps to bytes 0 to 255; p need not be aligned. */
 MXN_INLINE void vf_store_bytes(uint8_t *p, vf a) {

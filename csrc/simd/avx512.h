@@ -23,11 +23,6 @@ MXN_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 MXN_INLINE vf vf_subtract(vf a, vf b) { return _mm512_sub_ps(a, b); }
 MXN_INLINE vf vf_multiply(vf a, vf b) { return _mm512_mul_ps(a, b); }
 MXN_INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
-/* The larger, for a ReLU: where neither is positive, anything that is not. Bits of floats are in their order then, and as
- * integers they do not compete with sums for the adders. */
-MXN_INLINE vf vf_max_positive(vf a, vf b) {
-    return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
-}
 MXN_INLINE float vf_sum(vf a) { return _mm512_reduce_add_ps(a); }
 MXN_INLINE vf vf_multiply_add(vf a, vf b, vf sum) { return _mm512_fmadd_ps(a, b, sum); }
 MXN_INLINE void vf_tap_barrier(void) { __asm__ volatile("" ::: "memory"); }
@@ -40,6 +35,9 @@ MXN_INLINE vi vi_zero(void) { return (vi)_mm512_setzero_si512(); }
 MXN_INLINE vi vi_load(const int32_t *p) { return (vi)_mm512_load_si512(p); }
 MXN_INLINE vi vi_add(vi a, vi b) { return a + b; }
 MXN_INLINE vi vi_max(vi a, vi b) { return (vi)_mm512_max_epi32((__m512i)a, (__m512i)b); }
+/* The larger, for a ReLU: where neither is positive, anything that is not. Bits of floats are in their order then, and as
+ * integers they do not compete with sums for the adders. */
+MXN_INLINE vf vf_max_positive(vf a, vf b) { return (vf)vi_max((vi)a, (vi)b); }
 MXN_INLINE vf vi_to_float(vi a) { return _mm512_cvtepi32_ps((__m512i)a); }
 /* Rounds, halves to even, and clamps to bytes 0 to 255; p need not be aligned. */
 MXN_INLINE void vf_store_bytes(uint8_t *p, vf a) {
