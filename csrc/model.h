@@ -16,6 +16,7 @@ struct mxn_model {
     /* float32 only */
     mxn_conv_kernel conv1, conv2;
     mxn_conv_u8_kernel conv1_u8; /* NULL where the algorithm of conv1 has none: faces of bytes are then loaded as floats */
+    /* In the order of use, since a kernel may ask for what lies behind its weights while it computes. */
     float *conv1_weight, *conv1_bias, *conv2_weight, *conv2_bias, *fc1_bias;
     /* Where the weights of fc1 are int8 times a scale per output, exactly, they are kept so, in int8_layer3, which is less to read;
      * else it is NULL, and they are in fc1_weight. */

@@ -26,7 +26,15 @@ enum {
     CONV1_LANES = CONV1_VECTORS * VF_LANES,
     /* What the first two points gave stays in registers, too. */
     CONV1_KEEPS = VF_LANES >= 16 || CONV1_GROUP == 1,
+
+    CONV1_BLOCKS = 2 * MXN_CONV1_POOLED_OUTPUT / MXN_CONV1_TILE_ROWS,
+    /* Lines of the next layer's weights that are asked for at each row point of a block, so that all are once a face. With
+     * fewer lanes the products have no time to spare for it. */
+    CONV1_LINES_AHEAD = VF_LANES >= 16 ? 26 : 0,
 };
+_Static_assert(CONV1_LINES_AHEAD == 0 || CONV1_LINES_AHEAD * MXN_CACHE_LINE * MXN_CONV1_ROW_POINTS * CONV1_BLOCKS >=
+                                             MXN_CONV2_TOOM_COOK_WEIGHTS * (int)sizeof(float),
+               "all weights of conv2 are asked for");
 
 typedef struct conv1_scratch {
     /* row point-remainder-row parity-tile, and zeros behind them, since loads that are shifted by a tile end there */
@@ -253,9 +261,9 @@ MXN_INLINE void conv1_finish(const conv1_scratch *scratch, const float *bias, fl
         }
 }
 
-/* y: the first output row; dst: its first pooled pixel. */
+/* y: the first output row; dst: its first pooled pixel; ahead: address of the part of the next layer's weights to ask for. */
 MXN_INLINE void conv1_block(const bool bytes, const float *weight, const float *bias, conv1_scratch *scratch, float *dst,
-                            const int y, const int block) {
+                            const int y, const int block, uintptr_t ahead) {
     enum {
         LAST = MXN_CONV1_ROW_POINTS - 1,
         REST = MXN_CONV1_TILES % CONV1_GROUP,
@@ -265,6 +273,9 @@ MXN_INLINE void conv1_block(const bool bytes, const float *weight, const float *
     conv1_transform_rows(scratch, bytes, block, y);
     conv1_transform_columns(scratch, 0);
     for (int p = 0; p <= LAST; p++, weight += MXN_CONV1_COLUMN_POINTS * MXN_CONV1_PHASES * MXN_CONV1_CHANNELS) {
+        /* Into the second-level cache: what is in the first is in use. */
+#pragma GCC unroll 26
+        for (int i = 0; i < CONV1_LINES_AHEAD; i++, ahead += MXN_CACHE_LINE) __builtin_prefetch((const void *)ahead, 0, 2);
         /* One ahead, so that the products need not wait. */
         if (p < LAST) conv1_transform_columns(scratch, p + 1);
         for (int c = 0; c < MXN_CONV1_CHANNELS; c += CONV1_LANES) {
@@ -285,10 +296,15 @@ MXN_INLINE void conv1_blocks(const void *src, const bool bytes, const float *wei
                              float *memory) {
     conv1_scratch *scratch = (conv1_scratch *)memory;
     float *dst = map + MAP_INTERIOR;
+    /* In a model the next layer's weights lie behind these. An address, since elsewhere nothing need be there. */
+    uintptr_t ahead = (uintptr_t)(weight + MXN_CONV1_TOOM_COOK_WEIGHTS);
     conv1_split(src, bytes, scratch);
     memset(scratch->row[MXN_CONV1_ROW_POINTS], 0, sizeof scratch->row[0]);
     for (int y = 0; y < MXN_CONV1_POOLED_OUTPUT; y += MXN_CONV1_TILE_ROWS, dst += MXN_CONV1_TILE_ROWS / 2 * MXN_MAP_PITCH)
-        for (int block = 0; block < 2; block++) conv1_block(bytes, weight, bias, scratch, dst, y, block);
+        for (int block = 0; block < 2; block++) {
+            conv1_block(bytes, weight, bias, scratch, dst, y, block, ahead);
+            ahead += MXN_CONV1_ROW_POINTS * CONV1_LINES_AHEAD * MXN_CACHE_LINE;
+        }
 }
 
 static void conv1_toom_cook(const float *image, const float *weight, const float *bias, float *map, float *scratch) {
