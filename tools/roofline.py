@@ -98,9 +98,9 @@ def multiply_adds(weights: Weights) -> dict[str, int]:
     return {**counts, "whole": whole, "cold": whole}
 
 
-def build(folder: Path) -> Path:
-    """Compile the measuring program."""
-    compiler = shlex.split(os.environ.get("CC", "cc"))
+def build(folder: Path, default: str = "cc") -> Path:
+    """Compile the measuring program, by what the variable CC names or by `default`."""
+    compiler = shlex.split(os.environ.get("CC", default))
     if shutil.which(compiler[0]) is None:
         raise RooflineError(f"no C compiler {compiler[0]} (Debian: apt-get install gcc); the variable CC names another")
     core = [path for path in (ROOT / "csrc").rglob("*.c") if path.name != "mxn.c"]  # roofline.c includes that one
@@ -122,14 +122,14 @@ def build(folder: Path) -> Path:
     return program
 
 
-def _network(weights: Weights) -> list[str]:
+def network_arguments(weights: Weights) -> list[str]:
     """The network as the program's arguments; topologies are numbered in the same order in csrc/mxn.h."""
     return [str(list(ARCHITECTURES).index(weights.architecture)), str(weights.hidden), str(len(weights.labels))]
 
 
 def measure(program: Path, weights: Weights, rounds: int) -> Measured:
     """Run it."""
-    command = [str(program), "measure", *_network(weights), str(rounds), str(2 * cache_bytes())]
+    command = [str(program), "measure", *network_arguments(weights), str(rounds), str(2 * cache_bytes())]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         raise RooflineError(f"the measuring program failed with {result.returncode}: {result.stderr}")
@@ -212,7 +212,7 @@ def count_instructions(program: Path, weights: Weights, isa: str, algorithm: str
     counts = []
     for faces in (1, 1 + COUNTED_FACES):
         command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", str(program)]
-        command += ["run", *_network(weights), isa, algorithm, str(faces)]
+        command += ["run", *network_arguments(weights), isa, algorithm, str(faces)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         match = re.search(r"Collected : (\d+)", result.stderr)
         if result.returncode != 0 or match is None:

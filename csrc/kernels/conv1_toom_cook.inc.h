@@ -21,11 +21,14 @@ enum {
     CONV1_ROW_PAIRS = MXN_IMAGE_ROWS / 2,
     CONV1_COLUMNS = MXN_CONV1_TILES * MXN_CONV1_TILE_COLUMNS, /* of a block */
 
-    /* Tiles at a time: accumulators of two points, weights and one broadcast must fit the registers. */
-    CONV1_GROUP = VF_LANES >= 16 ? 7 : VF_LANES >= 8 || VF_REGISTERS >= 32 ? 3 : 1,
-    CONV1_LANES = CONV1_VECTORS * VF_LANES,
+    /* Tiles and vectors of channels at a time: accumulators of two points, weights and one broadcast must fit the registers. */
+    CONV1_GROUP = VF_LANES >= 16 ? 7 : VF_LANES >= 8 ? 3 : VF_REGISTERS >= 32 ? 4 : 1,
+    CONV1_PARTS = VF_LANES == 4 && VF_REGISTERS >= 32 ? 2 : CONV1_VECTORS,
+    CONV1_LANES = CONV1_PARTS * VF_LANES,
+    /* A broadcast is part of a multiply-add, from a vector of tiles. */
+    CONV1_BY_LANE = !VF_BROADCASTS && CONV1_GROUP == VF_LANES,
     /* What the first two points gave stays in registers, too. */
-    CONV1_KEEPS = VF_LANES >= 16 || CONV1_GROUP == 1,
+    CONV1_KEEPS = VF_REGISTERS >= 32 || CONV1_GROUP == 1,
 
     CONV1_BLOCKS = 2 * MXN_CONV1_POOLED_OUTPUT / MXN_CONV1_TILE_ROWS,
     /* Lines of the next layer's weights that are asked for at each row point of a block, so that all are once a face. With
@@ -162,17 +165,24 @@ MXN_INLINE void conv1_transform_columns(conv1_scratch *scratch, const int p) {
 }
 
 /* Adds the products of one phase, or begins with them. src: tile; weight: oc. */
-MXN_INLINE void conv1_add_phase(const float *src, const float *weight, vf sum[CONV1_GROUP][CONV1_VECTORS], const int tiles,
+MXN_INLINE void conv1_add_phase(const float *src, const float *weight, vf sum[CONV1_GROUP][CONV1_PARTS], const int tiles,
                                 const bool begin) {
-    vf_tap_barrier();
-    vf w[CONV1_VECTORS];
+    if (!CONV1_BY_LANE) vf_tap_barrier();
+    vf w[CONV1_PARTS];
 #pragma GCC unroll 4
-    for (int v = 0; v < CONV1_VECTORS; v++) w[v] = vf_load(weight + v * VF_LANES);
+    for (int v = 0; v < CONV1_PARTS; v++) w[v] = vf_load(weight + v * VF_LANES);
+    vf_four values;
+    if (CONV1_BY_LANE) {
+        values = vf_load_four(src);
+        /* Behind the loads, so that GCC mixes them with the last phase's products: a processor that takes instructions in
+         * order then need not wait for them. */
+        vf_tap_barrier();
+    }
 #pragma GCC unroll 7
     for (int t = 0; t < tiles; t++) {
-        const vf value = vf_broadcast(src + t);
+        const vf value = CONV1_BY_LANE ? vf_broadcast_lane(values, t) : vf_broadcast(src + t);
 #pragma GCC unroll 4
-        for (int v = 0; v < CONV1_VECTORS; v++)
+        for (int v = 0; v < CONV1_PARTS; v++)
             sum[t][v] = begin ? vf_multiply(w[v], value) : vf_multiply_add(w[v], value, sum[t][v]);
     }
 }
@@ -184,7 +194,9 @@ MXN_INLINE void conv1_multiply(conv1_scratch *scratch, const float *weight, cons
                                const int channel) {
     enum { STEPS = MXN_CONV1_COLUMN_POINTS / 2, POINT = MXN_CONV1_PHASES * MXN_CONV1_CHANNELS };
     static const int points[STEPS][2] = {{3, 4}, {1, 2}, {0, MXN_CONV1_COLUMN_POINTS - 1}};
-    vf sum[2][CONV1_GROUP][CONV1_VECTORS], even[CONV1_GROUP][CONV1_VECTORS];
+    /* One address: of many, GCC would keep each in memory. */
+    const float *src = scratch->point[p % 2][0][0] + first;
+    vf sum[2][CONV1_GROUP][CONV1_PARTS], even[CONV1_GROUP][CONV1_PARTS];
 #pragma GCC unroll 3
     for (int step = 0; step < STEPS; step++) {
 #pragma GCC unroll 4
@@ -192,14 +204,14 @@ MXN_INLINE void conv1_multiply(conv1_scratch *scratch, const float *weight, cons
 #pragma GCC unroll 2
             for (int i = 0; i < 2; i++) {
                 const int q = points[step][i];
-                conv1_add_phase(&scratch->point[p % 2][q][phase / 2][phase % 2 * CONV1_SLOTS + first],
+                conv1_add_phase(src + (2 * q + phase / 2) * CONV1_PARITIES + phase % 2 * CONV1_SLOTS,
                                 weight + q * POINT + phase * MXN_CONV1_CHANNELS + channel, sum[i], tiles,
                                 step == 0 && phase == 0);
             }
 #pragma GCC unroll 7
         for (int t = 0; t < tiles; t++)
 #pragma GCC unroll 4
-            for (int v = 0; v < CONV1_VECTORS; v++) {
+            for (int v = 0; v < CONV1_PARTS; v++) {
                 float(*dst)[MXN_CONV1_CHANNELS] = &scratch->sum[p][1 + (first + t) * MXN_CONV1_TILE_COLUMNS];
                 const int c = channel + v * VF_LANES;
                 const vf plus = vf_add(sum[0][t][v], sum[1][t][v]), minus = vf_subtract(sum[0][t][v], sum[1][t][v]);

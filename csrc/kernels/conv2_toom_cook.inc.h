@@ -18,11 +18,13 @@ enum {
     CONV2_MATRICES = MXN_CONV2_POINTS * MXN_CONV2_POINTS,
 
     /* Tiles × vectors of accumulators, weights and one broadcast must fit the registers. Where a broadcast is a shuffle, one
-     * tile and all channels need the fewest. */
-    CONV2_GROUP = VF_LANES >= 16 ? 9 : VF_LANES >= 8 || VF_REGISTERS >= 32 ? 6 : VF_BROADCASTS ? 2 : 1,
-    CONV2_BLOCKS = VF_LANES >= 16 || !VF_BROADCASTS ? 2 : 1, /* of 16 output channels at once */
+     * tile and all channels need the fewest; where it is part of a multiply-add, its vector must fit them, too, and all tiles
+     * need the fewest loads. */
+    CONV2_GROUP = VF_REGISTERS >= 32 ? 9 : VF_LANES >= 8 ? 6 : VF_BROADCASTS ? 2 : 1,
+    CONV2_BLOCKS = VF_LANES >= 16 || (!VF_BROADCASTS && VF_REGISTERS < 32) ? 2 : 1, /* of 16 output channels at once */
     CONV2_UNROLL = VF_BROADCASTS ? 2 : VF_LANES, /* values of k whose sources are loaded together */
-    CONV2_PARTS = VF_LANES >= 4 ? MXN_CONV2_BLOCK / VF_LANES : 4, /* vectors of a block at once */
+    /* Vectors of a block at once. */
+    CONV2_PARTS = VF_LANES == 1 ? 4 : VF_LANES == 4 && VF_REGISTERS >= 32 ? 2 : MXN_CONV2_BLOCK / VF_LANES,
 };
 
 /* row point-column point: the source of a pair of points, tile-k, lies one place behind its sums, tile-oc, so that they are
@@ -150,11 +152,15 @@ MXN_INLINE void conv2_multiply(const float *src, const float *weight, float *sum
         for (int t = 0; t < tiles; t++)
 #pragma GCC unroll 8
             for (int v = 0; v < CONV2_BLOCKS * CONV2_PARTS; v++) total[t][v] = vf_zero();
-        for (int first = 0; first < MXN_CONV2_DEPTH; first += CONV2_UNROLL)
+        for (int first = 0; first < MXN_CONV2_DEPTH; first += CONV2_UNROLL) {
+            if (!VF_BROADCASTS) vf_tap_barrier();
+            vf_four values[CONV2_GROUP];
+#pragma GCC unroll 9
+            for (int t = 0; t < tiles; t++) values[t] = vf_load_four(src + t * MXN_CONV2_DEPTH + first);
 #pragma GCC unroll 4
             for (int lane = 0; lane < CONV2_UNROLL; lane++) {
                 const int k = first + lane;
-                if (VF_BROADCASTS || lane == 0) vf_tap_barrier();
+                if (VF_BROADCASTS) vf_tap_barrier();
                 /* Weights of the next pair of points, which may come from afar: what the processor prefetches by itself ends
                  * with a page. */
 #pragma GCC unroll 2
@@ -167,12 +173,13 @@ MXN_INLINE void conv2_multiply(const float *src, const float *weight, float *sum
                                    v % CONV2_PARTS * VF_LANES);
 #pragma GCC unroll 9
                 for (int t = 0; t < tiles; t++) {
-                    const vf value = vf_broadcast_lane(src + t * MXN_CONV2_DEPTH + first, lane);
+                    const vf value = vf_broadcast_lane(values[t], lane);
 #pragma GCC unroll 8
                     for (int v = 0; v < CONV2_BLOCKS * CONV2_PARTS; v++)
                         total[t][v] = vf_multiply_add(w[v], value, total[t][v]);
                 }
             }
+        }
 #pragma GCC unroll 9
         for (int t = 0; t < tiles; t++)
 #pragma GCC unroll 8

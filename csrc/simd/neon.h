@@ -1,7 +1,7 @@
 /* Vectors of four floats: Advanced SIMD (NEON) of 64-bit and 32-bit ARM, with fused multiply-add. The latter has half the
  * registers, sees subnormal numbers as zero, and rounds to integers towards zero only. */
 #if defined(__aarch64__)
-enum { VF_LANES = 4, VF_REGISTERS = 32, VF_WIDENS = 1, VF_BROADCASTS = 1 };
+enum { VF_LANES = 4, VF_REGISTERS = 32, VF_WIDENS = 1, VF_BROADCASTS = 0 };
 #else
 enum { VF_LANES = 4, VF_REGISTERS = 16, VF_WIDENS = 1, VF_BROADCASTS = 1 };
 #endif
@@ -23,7 +23,22 @@ MXN_INLINE vf vf_load_s8(const int8_t *p) {
     return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(bytes)))));
 }
 MXN_INLINE vf vf_broadcast(const float *p) { return vld1q_dup_f32(p); }
-MXN_INLINE vf vf_broadcast_lane(const float *p, int lane) { return vf_broadcast(p + lane); }
+#if defined(__aarch64__)
+/* Four neighbouring floats for vf_broadcast_lane(), which is part of a multiply-add. */
+typedef vf vf_four;
+MXN_INLINE vf_four vf_load_four(const float *p) { return vf_load(p); }
+MXN_INLINE vf vf_broadcast_lane(vf_four a, int lane) {
+    return lane == 0   ? vdupq_laneq_f32(a, 0)
+           : lane == 1 ? vdupq_laneq_f32(a, 1)
+           : lane == 2 ? vdupq_laneq_f32(a, 2)
+                       : vdupq_laneq_f32(a, 3);
+}
+#else
+/* Four neighbouring floats for vf_broadcast_lane(): their place, since a broadcast is a load. */
+typedef const float *vf_four;
+MXN_INLINE vf_four vf_load_four(const float *p) { return p; }
+MXN_INLINE vf vf_broadcast_lane(vf_four a, int lane) { return vf_broadcast(a + lane); }
+#endif
 MXN_INLINE void vf_store(float *p, vf a) { vst1q_f32(p, a); }
 MXN_INLINE vf vf_add(vf a, vf b) { return vaddq_f32(a, b); }
 MXN_INLINE vf vf_subtract(vf a, vf b) { return vsubq_f32(a, b); }

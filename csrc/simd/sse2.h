@@ -21,9 +21,10 @@ MXN_INLINE vf vf_load_s8(const int8_t *p) {
     return _mm_cvtepi32_ps(_mm_srai_epi32(_mm_unpacklo_epi16(_mm_setzero_si128(), words), 24));
 }
 MXN_INLINE vf vf_broadcast(const float *p) { return _mm_load1_ps(p); }
-/* p[lane], from four floats that are loaded once where several of them are wanted. */
-MXN_INLINE vf vf_broadcast_lane(const float *p, int lane) {
-    const __m128i a = _mm_load_si128((const __m128i *)p);
+/* Four neighbouring floats for vf_broadcast_lane(), which is a shuffle. p: aligned. */
+typedef __m128i vf_four;
+MXN_INLINE vf_four vf_load_four(const float *p) { return _mm_load_si128((const __m128i *)p); }
+MXN_INLINE vf vf_broadcast_lane(vf_four a, int lane) {
     return _mm_castsi128_ps(lane == 0   ? _mm_shuffle_epi32(a, 0x00)
                             : lane == 1 ? _mm_shuffle_epi32(a, 0x55)
                             : lane == 2 ? _mm_shuffle_epi32(a, 0xAA)

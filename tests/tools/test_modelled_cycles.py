@@ -1,0 +1,79 @@
+"""tools/modelled_cycles.py: qemu's log, the sums, and the whole tool where its programs are. No cycles are asserted."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+
+import pytest
+
+from tools import modelled_cycles as tool
+from tools.modelled_cycles import Block, Cost
+
+LOG = """\
+----------------
+IN: outer
+0x00401080:  d503201f  nop
+0x00401084:  d280001d  movz     x29, #0
+
+Trace 0: 0x7f0220000540 [0000000001009331/0000000000401080/00000001/00000200] outer
+----------------
+IN: inner
+0x00401100:  4e20d400  fadd     v0.4s, v0.4s, v0.4s
+
+Trace 0: 0x7f0220000640 [0000000001009331/0000000000401100/00000001/00000200] inner
+Trace 0: 0x7f0220000640 [0000000001009331/0000000000401100/00000001/00000200] inner
+"""
+OUTER, INNER = Block("outer", ("d503201f", "d280001d")), Block("inner", ("4e20d400",))
+
+
+def test_log() -> None:
+    assert tool.read_log(LOG.splitlines(keepends=True)) == {OUTER: 1, INNER: 2}
+
+
+def test_costs_are_the_difference_of_two_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tool, "simulate", lambda block, cores: tuple(float(len(block.words) * n) for n in (1, 2)))
+    found = tool.costs(Counter({OUTER: 7, INNER: 2}), Counter({OUTER: 7, INNER: 12}), 5, ("a", "b"))
+    assert found == {"inner": Cost(2, (2, 4)), "whole": Cost(2, (2, 4))}
+    assert list(tool.costs(Counter(), Counter({INNER: 1, OUTER: 1}), 1, ("a", "b"))) == ["outer", "inner", "whole"]
+
+
+def test_additions_wait_for_one_another() -> None:
+    for program in ("llvm-mc", "llvm-mca"):
+        if shutil.which(program) is None:
+            pytest.skip(f"no {program} (Debian: apt-get install llvm)")
+    cycles = tool.simulate(INNER, tool.CORES)
+    assert len(cycles) == len(tool.CORES)
+    assert min(cycles) > 2  # v0 is a source of the addition that writes it
+
+
+def test_whole_tool(capsys: pytest.CaptureFixture[str]) -> None:
+    programs = {
+        "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
+        "llvm-mca": "llvm",
+        "qemu-aarch64-static": "qemu-user-static",
+    }
+    for program, package in programs.items():
+        if shutil.which(program) is None and shutil.which(program.removesuffix("-static")) is None:
+            pytest.skip(f"no {program} (Debian: apt-get install {package})")
+    assert tool.main(["--cores", "cortex-a55"]) == 0
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == ["function", "instructions", "cortex-a55"]
+    names = [row[0] for row in rows[2:]]
+    assert names[:2] == ["conv1_toom_cook_u8", "conv2_toom_cook"]
+    assert names[-1] == "whole"
+    instructions = [int(row[1].replace(",", "")) for row in rows[2:]]
+    assert 0.97 * instructions[-1] < sum(instructions[:-1]) <= instructions[-1]
+
+
+def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert tool.main([]) == 1
+    assert capsys.readouterr().err.startswith("modelled_cycles: error: no C compiler no-such-compiler")
+
+
+def test_without_an_emulator(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(tool, "build", lambda folder, default: folder / "program")
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert tool.main([]) == 1
+    assert "no qemu-aarch64" in capsys.readouterr().err
