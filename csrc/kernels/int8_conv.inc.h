@@ -67,6 +67,25 @@ MXN_INLINE bool int8_half_is_padding(const int8_conv conv) {
             }                                                                                                         \
     }
 
+/* The same of several quads, 2 of conv1 or 4 of conv2, where the dot products take a quad from a lane. From one column to the
+ * next it is step_on bytes, of conv1 step_in in vectors that the columns share. */
+#ifdef VI_DOTS_LANES
+#define INT8_CONV_ADD_LANES(src)                                                                                       \
+    {                                                                                                                  \
+        vf_tap_barrier();                                                                                              \
+        const int step_in = turn < 16 ? conv.x_step : 0, step_on = conv.x_step - step_in;                              \
+        _Pragma("GCC unroll 4") for (int q = 0; q < turn / 4; q++) {                                                   \
+            vi_weights w[INT8_CONV_VECTORS_MAX];                                                                       \
+            _Pragma("GCC unroll 4") for (int v = 0; v < conv.vectors; v++)                                             \
+                w[v] = vi_load_weights(weight + q * INT8_QUAD + int8_place(quads, v * VF_LANES));                      \
+            _Pragma("GCC unroll 21") for (int x = 0; x < columns; x++)                                                 \
+                _Pragma("GCC unroll 4") for (int v = 0; v < conv.vectors; v++)                                         \
+                    sum[0][x][v] = vi_dot_lane(sum[0][x][v], (src) + x * step_on, x * step_in + 4 * q,                 \
+                                               turn < 16 && columns <= 2, w[v]);                                       \
+        }                                                                                                              \
+    }
+#endif
+
 /* `rows` × `columns` pixels from output row y on: with a pool the two rows of a row of windows (one at the lower border),
  * else one row. Where their sums do not fit the registers, one row after the other. Where two halves go together, the first
  * `second` columns have the second. As in conv_direct.inc.h every argument but y and the pointers is a constant where this is
@@ -74,8 +93,7 @@ MXN_INLINE bool int8_half_is_padding(const int8_conv conv) {
 MXN_INLINE void int8_conv_tile(const int8_conv conv, const uint8_t *src, const mxn_int8_layer *layer, const int channel,
                                const int y, uint8_t *dst, const int rows, const int columns, const int second) {
     const int step = conv.pool ? 2 : 1, together = rows < conv.rows ? rows : conv.rows;
-    const int quads = conv.kernel_rows * conv.run / 4, half_weights = conv.run / 2 / 4 * INT8_QUAD;
-    const int broadcasts = conv.halves == 2 && second + conv.shift > columns ? second + conv.shift : columns;
+    const int quads = conv.kernel_rows * conv.run / 4;
     vi best[INT8_CONV_COLUMNS_MAX][INT8_CONV_VECTORS_MAX];
 #pragma GCC unroll 2
     for (int row = 0; row < rows; row += together) {
@@ -90,6 +108,14 @@ MXN_INLINE void int8_conv_tile(const int8_conv conv, const uint8_t *src, const m
 #pragma GCC unroll 4
                 for (int v = 0; v < conv.vectors; v++) sum[r][x][v] = vi_load(layer->start + channel + v * VF_LANES);
 
+#ifdef VI_DOTS_LANES
+        (void)second; /* there are no halves */
+        const int turn = conv.run < 16 ? conv.run : 16;
+        for (int ky = begin; ky < end; ky++, bytes += conv.src_pitch)
+            for (int k = 0; k < conv.run; k += turn, weight += turn / 4 * INT8_QUAD) INT8_CONV_ADD_LANES(bytes + k)
+#else
+        const int half_weights = conv.run / 2 / 4 * INT8_QUAD;
+        const int broadcasts = conv.halves == 2 && second + conv.shift > columns ? second + conv.shift : columns;
         int run = conv.run / conv.halves;
         const bool is_long = run > 8; /* conv2's rows; those of conv1 are two quads, which GCC would unroll, and spill */
         if (!is_long) __asm__("" : "+r"(run));
@@ -99,6 +125,7 @@ MXN_INLINE void int8_conv_tile(const int8_conv conv, const uint8_t *src, const m
                 for (int k = 0; k < run; k += 4, weight += INT8_QUAD) INT8_CONV_ADD_QUAD(bytes + k)
             else
                 for (int k = 0; k < run; k += 4, weight += INT8_QUAD) INT8_CONV_ADD_QUAD(bytes + k)
+#endif
 
 #pragma GCC unroll 21
         for (int x = 0; x < columns; x += step)
