@@ -31,8 +31,8 @@ enum {
     CONV1_KEEPS = VF_REGISTERS >= 32 || CONV1_GROUP == 1,
 
     CONV1_BLOCKS = 2 * MXN_CONV1_POOLED_OUTPUT / MXN_CONV1_TILE_ROWS,
-    /* Lines of the next layer's weights that are asked for at each row point of a block, so that all are once a face. With
-     * fewer lanes the products have no time to spare for it. */
+    /* Lines of the next layer's weights that are asked for at each row point of a block, so that all are once a face. On AVX2
+     * warm calls lose by it what cold ones gain. */
     CONV1_LINES_AHEAD = VF_LANES >= 16 ? 26 : 0,
 };
 _Static_assert(CONV1_LINES_AHEAD == 0 || CONV1_LINES_AHEAD * MXN_CACHE_LINE * MXN_CONV1_ROW_POINTS * CONV1_BLOCKS >=
