@@ -17,10 +17,7 @@ MXN_INLINE vf vf_load_s8(const int8_t *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_load_si128((const __m128i *)p)));
 }
 MXN_INLINE vf vf_broadcast(const float *p) { return _mm512_set1_ps(*p); }
-/* Four neighbouring floats for vf_broadcast_lane(): their place, since a broadcast is a load. */
-typedef const float *vf_four;
-MXN_INLINE vf_four vf_load_four(const float *p) { return p; }
-MXN_INLINE vf vf_broadcast_lane(vf_four a, int lane) { return vf_broadcast(a + lane); }
+#include "broadcast_load.h"
 MXN_INLINE void vf_store(float *p, vf a) { _mm512_store_ps(p, a); }
 MXN_INLINE vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 MXN_INLINE vf vf_subtract(vf a, vf b) { return _mm512_sub_ps(a, b); }

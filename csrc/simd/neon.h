@@ -34,10 +34,7 @@ MXN_INLINE vf vf_broadcast_lane(vf_four a, int lane) {
                        : vdupq_laneq_f32(a, 3);
 }
 #else
-/* Four neighbouring floats for vf_broadcast_lane(): their place, since a broadcast is a load. */
-typedef const float *vf_four;
-MXN_INLINE vf_four vf_load_four(const float *p) { return p; }
-MXN_INLINE vf vf_broadcast_lane(vf_four a, int lane) { return vf_broadcast(a + lane); }
+#include "broadcast_load.h"
 #endif
 MXN_INLINE void vf_store(float *p, vf a) { vst1q_f32(p, a); }
 MXN_INLINE vf vf_add(vf a, vf b) { return vaddq_f32(a, b); }

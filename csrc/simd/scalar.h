@@ -10,10 +10,7 @@ MXN_INLINE vf vf_load_next(const float *p) { return p[1]; }
 MXN_INLINE vf vf_load_u8(const uint8_t *p) { return *p; }
 MXN_INLINE vf vf_load_s8(const int8_t *p) { return *p; }
 MXN_INLINE vf vf_broadcast(const float *p) { return *p; }
-/* Four neighbouring floats for vf_broadcast_lane(): their place, since a broadcast is a load. */
-typedef const float *vf_four;
-MXN_INLINE vf_four vf_load_four(const float *p) { return p; }
-MXN_INLINE vf vf_broadcast_lane(vf_four a, int lane) { return vf_broadcast(a + lane); }
+#include "broadcast_load.h"
 MXN_INLINE void vf_store(float *p, vf a) { *p = a; }
 MXN_INLINE vf vf_add(vf a, vf b) { return a + b; }
 MXN_INLINE vf vf_subtract(vf a, vf b) { return a - b; }

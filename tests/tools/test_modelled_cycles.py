@@ -27,6 +27,12 @@ Trace 0: 0x7f0220000640 [0000000001009331/0000000000401100/00000001/00000200] in
 OUTER, INNER = Block("outer", ("d503201f", "d280001d")), Block("inner", ("4e20d400",))
 
 
+def need(program: str, package: str) -> None:
+    """Skip the test where a program is missing that only developers for other machines have."""
+    if shutil.which(program) is None:
+        pytest.skip(f"no {program} (Debian: apt-get install {package})")
+
+
 def test_log() -> None:
     assert tool.read_log(LOG.splitlines(keepends=True)) == {OUTER: 1, INNER: 2}
 
@@ -39,23 +45,17 @@ def test_costs_are_the_difference_of_two_runs(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_additions_wait_for_one_another() -> None:
-    for program in ("llvm-mc", "llvm-mca"):
-        if shutil.which(program) is None:
-            pytest.skip(f"no {program} (Debian: apt-get install llvm)")
+    need("llvm-mca", "llvm")
     cycles = tool.simulate(INNER, tool.CORES)
     assert len(cycles) == len(tool.CORES)
     assert min(cycles) > 2  # v0 is a source of the addition that writes it
 
 
 def test_whole_tool(capsys: pytest.CaptureFixture[str]) -> None:
-    programs = {
-        "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
-        "llvm-mca": "llvm",
-        "qemu-aarch64-static": "qemu-user-static",
-    }
-    for program, package in programs.items():
-        if shutil.which(program) is None and shutil.which(program.removesuffix("-static")) is None:
-            pytest.skip(f"no {program} (Debian: apt-get install {package})")
+    need("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")
+    need("llvm-mca", "llvm")
+    if shutil.which("qemu-aarch64") is None:
+        need("qemu-aarch64-static", "qemu-user-static")
     assert tool.main(["--cores", "cortex-a55"]) == 0
     rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in capsys.readouterr().out.splitlines()]
     assert rows[0] == ["function", "instructions", "cortex-a55"]
