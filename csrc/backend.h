@@ -78,7 +78,9 @@ typedef struct mxn_float32_kernels {
     /* Pieces of a crop. `gray` has one float per pixel, 0..255. */
     void (*gray_row)(const uint8_t *pixel, ptrdiff_t step, const ptrdiff_t offset[3], const int32_t luma[3], int count,
                      float *gray);
-    void (*accumulate_row)(const float *gray, float weight, int count, float *sum);
+    /* sum[x] = weight[r] * rows[r][x] over the `count` rows in their order, after what is there if `add`. All are readable, and
+     * sum writable, to the next multiple of MXN_CROP_ROWS. */
+    void (*accumulate_rows)(const float *const *rows, const float *weight, int count, int length, bool add, float *sum);
     /* Horizontal resampling of MXN_CROP_ROWS rows of `length` floats, readable and `block` writable to the next multiple of
      * MXN_CROP_ROWS. weight: [count][taps]; pixel i of row r is the sum of weight[i][t] * rows[r][first[i] + t] over
      * t < last[i] - first[i], rounded; block: column-in-MXN_CROP_ROWS rows, scratch; out: the first `written` rows. */

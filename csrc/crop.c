@@ -1,15 +1,18 @@
 /* Box of an image -> square grey picture, in one pass over the box's rows. Calls the row kernels of a backend.
  *
- * Separable triangle filter, vertical first: a source row is converted to grey once and added to the output rows that it
- * touches (two of them when reducing), so that the wide dimension runs over contiguous floats and only a few rows are ever
- * kept. Sixteen finished output rows at a time are then resampled horizontally.
+ * Separable triangle filter, vertical first: source rows are converted to grey once, and eight at a time added to the output
+ * rows that they touch (each touches two when reducing), so that the wide dimension runs over contiguous floats and only a few
+ * rows are ever kept. Sixteen finished output rows at a time are then resampled horizontally.
  */
 #include <math.h>
 #include <string.h>
 
 #include "backend.h"
 
-enum { PREFETCHED_ROWS = 4 };
+enum {
+    GRAY_ROWS = 8, /* that are added together: more of them leave the first-level cache */
+    PREFETCHED_ROWS = 4,
+};
 
 /* One axis. Output i is the sum of weight[i][t] * source[begin + first[i] + t] over t < last[i] - first[i]; source is counted
  * in pixels of the image and may lie outside it. */
@@ -69,8 +72,8 @@ static void fill_axis(const axis a) {
 /* The parts of the scratch memory; the same function measures it and lays it out. */
 typedef struct layout {
     axis x, y;
-    float *gray;  /* one source row, with what lies beyond the image's borders */
-    float *rows;  /* MXN_CROP_ROWS finished output rows and y.open others, of `pitch` floats */
+    float *gray;  /* GRAY_ROWS source rows of `pitch` floats, with what lies beyond the image's borders */
+    float *rows;  /* MXN_CROP_ROWS finished output rows and y.open others, as long */
     float *block; /* of resample_block */
     size_t pitch;
     size_t bytes;
@@ -90,7 +93,7 @@ static bool lay_out(layout *l, mxn_box box, int size, char *memory) {
     } parts[] = {
         {(void **)&l->x.first, size}, {(void **)&l->x.last, size}, {(void **)&l->x.weight, (size_t)l->x.taps * size},
         {(void **)&l->y.first, size}, {(void **)&l->y.last, size}, {(void **)&l->y.weight, (size_t)l->y.taps * size},
-        {(void **)&l->gray, l->pitch}, {(void **)&l->rows, l->pitch * (MXN_CROP_ROWS + (size_t)l->y.open)},
+        {(void **)&l->gray, l->pitch * GRAY_ROWS}, {(void **)&l->rows, l->pitch * (MXN_CROP_ROWS + (size_t)l->y.open)},
         {(void **)&l->block, l->pitch * MXN_CROP_ROWS},
     };
     size_t offset = 0;
@@ -144,9 +147,9 @@ static pixel_layout pixel_layout_of(const mxn_image *image) {
 
 static int clamp(int value, int low, int high) { return value < low ? low : value > high ? high : value; }
 
-/* One image row, from column x.begin to x.end, its border pixels repeated outward. */
+/* One image row, from column x.begin to x.end, its border pixels repeated outward, and zeros to the end of the pitch. */
 static void convert_row(const mxn_backend *backend, const mxn_image *image, const pixel_layout *pixels, const layout *l,
-                        int y) {
+                        int y, float *gray) {
     const int begin = clamp(l->x.begin, 0, image->width - 1), end = clamp(l->x.end, begin + 1, image->width);
     const int length = l->x.end - l->x.begin;
     const int before = clamp(begin - l->x.begin, 0, length - 1), count = end - begin;
@@ -154,9 +157,10 @@ static void convert_row(const mxn_backend *backend, const mxn_image *image, cons
     /* The rows are far apart, and too short for the CPU to see where they lead. */
     const uintptr_t ahead = (uintptr_t)start + (uintptr_t)(PREFETCHED_ROWS * image->row_stride);
     for (ptrdiff_t i = 0; i < count * image->column_stride; i += MXN_CACHE_LINE) __builtin_prefetch((const void *)(ahead + (uintptr_t)i));
-    backend->float32->gray_row(start, image->column_stride, pixels->offset, pixels->luma, count, l->gray + before);
-    for (int i = 0; i < before; i++) l->gray[i] = l->gray[before];
-    for (int i = before + count; i < length; i++) l->gray[i] = l->gray[before + count - 1];
+    backend->float32->gray_row(start, image->column_stride, pixels->offset, pixels->luma, count, gray + before);
+    for (int i = 0; i < before; i++) gray[i] = gray[before];
+    for (int i = before + count; i < length; i++) gray[i] = gray[before + count - 1];
+    for (size_t i = (size_t)length; i < l->pitch; i++) gray[i] = 0;
 }
 
 mxn_status mxn_crop_gray(const mxn_backend *backend, const mxn_image *image, mxn_box box, int size, uint8_t *out,
@@ -170,26 +174,33 @@ mxn_status mxn_crop_gray(const mxn_backend *backend, const mxn_image *image, mxn
     fill_axis(l.y);
 
     const pixel_layout pixels = pixel_layout_of(image);
-    const int length = l.x.end - l.x.begin, kept = MXN_CROP_ROWS + l.y.open;
-    int converted = -1; /* the image row that l.gray holds */
-    int next = 0;       /* the first output row that is not finished */
-    for (int s = 0; next < size; s++) {
-        const int y = clamp(l.y.begin + s, 0, image->height - 1);
-        if (y != converted) convert_row(backend, image, &pixels, &l, y);
-        converted = y;
-        for (int o = next; o < size && l.y.first[o] <= s; o++) {
-            float *row = l.rows + l.pitch * (size_t)(o % kept);
-            const int tap = s - l.y.first[o];
-            if (tap == 0) memset(row, 0, l.pitch * sizeof *row);
-            backend->float32->accumulate_row(l.gray, l.y.weight[(size_t)o * l.y.taps + tap], length, row);
+    const int length = l.x.end - l.x.begin, rows = l.y.end - l.y.begin, kept = MXN_CROP_ROWS + l.y.open;
+    int next = 0; /* the first output row that is not finished */
+    for (int s = 0; s < rows; s += GRAY_ROWS) {
+        const int end = s + GRAY_ROWS < rows ? s + GRAY_ROWS : rows;
+        const float *gray[GRAY_ROWS];
+        int converted = -1; /* the image row before */
+        for (int i = 0; i < end - s; i++) {
+            const int y = clamp(l.y.begin + s + i, 0, image->height - 1);
+            float *row = l.gray + l.pitch * (size_t)i;
+            gray[i] = y == converted ? gray[i - 1] : row;
+            if (y != converted) convert_row(backend, image, &pixels, &l, y, row);
+            converted = y;
         }
-        for (; next < size && l.y.last[next] == s + 1; next++) {
-            const int last = next % MXN_CROP_ROWS, first = next - last;
-            if (last < MXN_CROP_ROWS - 1 && next < size - 1) continue;
-            const float *rows[MXN_CROP_ROWS];
-            for (int i = 0; i < MXN_CROP_ROWS; i++) rows[i] = l.rows + l.pitch * (size_t)((first + (i < last ? i : last)) % kept);
-            backend->float32->resample_block(rows, length, l.block, l.x.first, l.x.last, l.x.weight, l.x.taps, size, last + 1,
-                                             out + (size_t)first * size);
+        for (int o = next; o < size && l.y.first[o] < end; o++) {
+            const int first = l.y.first[o] > s ? l.y.first[o] : s, last = l.y.last[o] < end ? l.y.last[o] : end;
+            const float *weight = l.y.weight + (size_t)o * l.y.taps + (first - l.y.first[o]);
+            backend->float32->accumulate_rows(gray + (first - s), weight, last - first, length, first > l.y.first[o],
+                                              l.rows + l.pitch * (size_t)(o % kept));
+            if (l.y.last[o] > end) continue;
+            next = o + 1;
+            const int in_block = o % MXN_CROP_ROWS, start = o - in_block;
+            if (in_block < MXN_CROP_ROWS - 1 && o < size - 1) continue;
+            const float *block[MXN_CROP_ROWS];
+            for (int i = 0; i < MXN_CROP_ROWS; i++)
+                block[i] = l.rows + l.pitch * (size_t)((start + (i < in_block ? i : in_block)) % kept);
+            backend->float32->resample_block(block, length, l.block, l.x.first, l.x.last, l.x.weight, l.x.taps, size,
+                                             in_block + 1, out + (size_t)start * size);
         }
     }
     return MXN_OK;

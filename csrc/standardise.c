@@ -3,13 +3,23 @@
 
 #include "mxn.h"
 
+/* The squares of so many pixels come to 32 bits, which compilers add in vectors. */
+enum { SUMMED = 1 << 16 };
+
 void mxn_standardise(uint8_t *pixels, int count) {
     const double target_mean = 128, target_deviation = 52, least_deviation = 10;
     if (count <= 0) return;
     int64_t sum = 0, squares = 0;
-    for (int i = 0; i < count; i++) {
-        sum += pixels[i];
-        squares += (int32_t)pixels[i] * pixels[i];
+    const uint8_t *pixel = pixels;
+    for (int left = count; left > 0;) {
+        const int some = left < SUMMED ? left : SUMMED;
+        uint32_t some_sum = 0, some_squares = 0;
+        for (int i = 0; i < some; i++) {
+            some_sum += pixel[i];
+            some_squares += (uint32_t)(pixel[i] * pixel[i]);
+        }
+        sum += some_sum, squares += some_squares;
+        pixel += some, left -= some;
     }
     const double mean = (double)sum / count;
     const double deviation = sqrt(fmax((double)squares / count - mean * mean, 0));

@@ -36,7 +36,14 @@ static void copy_window(const uint8_t *from, bool mirrored, uint8_t *out) {
             memcpy(out, from, MXN_FACE_SIZE);
             continue;
         }
-        for (int x = 0; x < MXN_FACE_SIZE; x++) out[x] = from[MXN_FACE_SIZE - 1 - x];
+        /* By words, the last of which overlaps the one before. */
+        for (int x = 0; x < MXN_FACE_SIZE; x += 8) {
+            const int to = x < MXN_FACE_SIZE - 8 ? x : MXN_FACE_SIZE - 8;
+            uint64_t word;
+            memcpy(&word, from + MXN_FACE_SIZE - 8 - to, sizeof word);
+            word = __builtin_bswap64(word);
+            memcpy(out + to, &word, sizeof word);
+        }
     }
 }
 

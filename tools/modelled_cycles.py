@@ -1,8 +1,8 @@
-"""Cycles of a face on ARM cores that are not at hand: `python -m tools.modelled_cycles --help`.
+"""Cycles of a face, or of a frame, on ARM cores that are not at hand: `python -m tools.modelled_cycles --help`.
 
-Runs tools/roofline.c under qemu, which logs each block of instructions that it comes to, and lets llvm-mca simulate
-the pipeline for each. Caches always hit and branches are always right there, so that the figures are for comparing
-kernels, not boards. Imports mxn_edge's weights, tools.roofline and tools.terminal.
+Runs tools/roofline.c or tools/frame.c under qemu, which logs each block of instructions that it comes to, and lets
+llvm-mca simulate the pipeline for each. Caches always hit and branches are always right there, so that the figures are
+for comparing kernels, not boards. Imports mxn_edge's weights, tools.roofline and tools.terminal, and OpenCV for frames.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+
 if not __package__:  # run as a file: the repository is not on the path
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mxn_edge.detector import DEFAULT_DETECTOR
 from mxn_edge.student import DEFAULT_MODEL
-from mxn_edge.weights import WeightFileError, Weights, read_weights
+from mxn_edge.weights import WeightFileError, detector_shapes, read_detector_weights, read_weights
 from tools.roofline import RooflineError, build, network_arguments
 from tools.terminal import markdown
 
@@ -44,7 +47,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a face costs in a function: instructions, and cycles of each core."""
+    """What a face, or a frame, costs in a function: instructions, and cycles of each core."""
 
     instructions: float
     cycles: tuple[float, ...]
@@ -72,18 +75,39 @@ def read_log(lines: Iterable[str]) -> Counter[Block]:
     return blocks
 
 
-def run_faces(program: Path, weights: Weights, isa: str, algorithm: str, faces: int) -> Counter[Block]:
+def run(program: Path, *arguments: str | Path) -> Counter[Block]:
     """Run the program under qemu."""
     emulator = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
     if emulator is None:
         raise RooflineError("no qemu-aarch64 (Debian: apt-get install qemu-user-static)")
     with tempfile.NamedTemporaryFile("r") as log:
-        command = [emulator, "-d", "in_asm,exec,nochain", "-D", log.name, str(program)]
-        command += ["run", *network_arguments(weights), isa, algorithm, str(faces)]
+        command = [emulator, "-d", "in_asm,exec,nochain", "-D", log.name, program, *arguments]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode != 0:
             raise RooflineError(f"the program failed under qemu with {result.returncode}: {result.stderr}")
         return read_log(log)
+
+
+def face_costs(folder: Path, model: Path, isa: str, algorithm: str, cores: Sequence[str]) -> dict[str, Cost]:
+    """Of one face in the student."""
+    arguments = ["run", *network_arguments(read_weights(model)), isa, algorithm]
+    program = build(folder, COMPILER)
+    one, more = (run(program, *arguments, str(faces)) for faces in (1, FACES))
+    return costs(one, more, FACES - 1, cores)
+
+
+def frame_costs(folder: Path, picture: Path, isa: str, cores: Sequence[str]) -> dict[str, Cost]:
+    """Of detection in a picture, reduced to 640×480, and of cutting out its faces."""
+    pixels = cv2.imread(str(picture), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise RooflineError(f"{picture} is not a picture")
+    frame, raw = folder / "frame.bin", folder / "weights.bin"
+    frame.write_bytes(cv2.resize(pixels, (640, 480), interpolation=cv2.INTER_AREA).tobytes())
+    weights = read_detector_weights(DEFAULT_DETECTOR)
+    raw.write_bytes(b"".join(weights.tensors[name].tobytes() for name in detector_shapes()))
+    program = build(folder, COMPILER, "frame.c")
+    one, more = (run(program, raw, frame, isa, str(frames)) for frames in (1, 2))
+    return costs(one, more, 1, cores)
 
 
 def _llvm(tool: str, arguments: Sequence[str], text: str) -> str:
@@ -113,7 +137,7 @@ def simulate(block: Block, cores: Sequence[str]) -> tuple[float, ...]:
 
 
 def costs(one: Counter[Block], more: Counter[Block], faces: int, cores: Sequence[str]) -> dict[str, Cost]:
-    """By function, the most instructions first, then "whole". `more` ran `faces` faces more than `one`."""
+    """By function, the most instructions first, then "whole". `more` had `faces` faces, or frames, more than `one`."""
     found: dict[str, Cost] = {}
     for block, count in more.items():
         per_face = (count - one[block]) / faces
@@ -132,23 +156,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="modelled_cycles",
-        description="How many instructions and cycles a face takes on ARM cores, by function. The instructions are "
-        "those that qemu runs, the cycles those of llvm-mca's model of each core, in which caches always hit: for "
-        f"comparing kernels where no board is at hand. The variable CC names the compiler ({COMPILER}).",
+        description="How many instructions and cycles a face takes on ARM cores, by function; with --frame, detection "
+        "in a picture and the crops of its faces. The instructions are those that qemu runs, the cycles those of "
+        "llvm-mca's model of each core, in which caches always hit: for comparing kernels where no board is at hand. "
+        f"The variable CC names the compiler ({COMPILER}).",
     )
     parser.add_argument("--model", type=Path, default=DEFAULT_MODEL, help="weight file (default: the package's)")
     parser.add_argument("--isa", choices=("neon", "neondot"), default="neon", help="instruction set (%(default)s)")
     parser.add_argument("--algorithm", choices=("fastest", "direct", "int8"), default="fastest", help="(%(default)s)")
+    parser.add_argument("--frame", type=Path, metavar="PICTURE", help="look for faces in this one instead")
     parser.add_argument(
         "--cores", nargs="+", default=CORES, metavar="CORE", help=f"llvm-mca's names ({', '.join(CORES)})"
     )
     args = parser.parse_args(arguments)
     try:
-        weights = read_weights(args.model)
         with tempfile.TemporaryDirectory() as folder:
-            program = build(Path(folder), COMPILER)
-            one, more = (run_faces(program, weights, args.isa, args.algorithm, faces) for faces in (1, FACES))
-        found = costs(one, more, FACES - 1, args.cores)
+            if args.frame is None:
+                found = face_costs(Path(folder), args.model, args.isa, args.algorithm, args.cores)
+            else:
+                found = frame_costs(Path(folder), args.frame, args.isa, args.cores)
     except (OSError, WeightFileError, RooflineError) as error:
         print(f"modelled_cycles: error: {error}", file=sys.stderr)
         return 1

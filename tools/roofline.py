@@ -98,12 +98,13 @@ def multiply_adds(weights: Weights) -> dict[str, int]:
     return {**counts, "whole": whole, "cold": whole}
 
 
-def build(folder: Path, default: str = "cc") -> Path:
-    """Compile the measuring program, by what the variable CC names or by `default`."""
+def build(folder: Path, default: str = "cc", source: str = "roofline.c") -> Path:
+    """Compile a program of tools/ with csrc/, by what the variable CC names or by `default`."""
     compiler = shlex.split(os.environ.get("CC", default))
     if shutil.which(compiler[0]) is None:
         raise RooflineError(f"no C compiler {compiler[0]} (Debian: apt-get install gcc); the variable CC names another")
-    core = [path for path in (ROOT / "csrc").rglob("*.c") if path.name != "mxn.c"]  # roofline.c includes that one
+    included = {"mxn.c"} if source == "roofline.c" else set()
+    core = [path for path in (ROOT / "csrc").rglob("*.c") if path.name not in included]
 
     def run(*arguments: str | Path) -> None:
         result = subprocess.run([*compiler, *FLAGS, *arguments], capture_output=True, text=True, check=False)
@@ -116,8 +117,8 @@ def build(folder: Path, default: str = "cc") -> Path:
         return target
 
     with ThreadPoolExecutor() as pool:
-        objects = list(pool.map(compile_one, [*core, ROOT / "tools" / "roofline.c"]))
-    program = folder / "roofline"
+        objects = list(pool.map(compile_one, [*core, ROOT / "tools" / source]))
+    program = folder / Path(source).stem
     run(*objects, "-lm", "-pthread", "-o", program)
     return program
 

@@ -39,9 +39,16 @@ static void average_columns(const uint16_t *sum, size_t pitch, int elements, con
     for (int x = 0; x < width; x++, weight += taps) {
         const vh *element = (const vh *)turned + column[x].first;
         vh total = vh_constant(column[x].start);
-        /* Weights are rounded: their sum may be a little above one. */
-        for (int i = 0; i < column[x].count; i++)
-            total = vh_add_saturated(total, vh_multiply_high(element[i], vh_repeat(weight + i)));
+        /* Weights are rounded: their sum may be a little above one. Four products at a time hide their latency. */
+        int i = 0;
+        for (; i + 4 <= column[x].count; i += 4) {
+            vh product[4];
+#pragma GCC unroll 4
+            for (int k = 0; k < 4; k++) product[k] = vh_multiply_high(element[i + k], vh_repeat(weight + i + k));
+#pragma GCC unroll 4
+            for (int k = 0; k < 4; k++) total = vh_add_saturated(total, product[k]);
+        }
+        for (; i < column[x].count; i++) total = vh_add_saturated(total, vh_multiply_high(element[i], vh_repeat(weight + i)));
         uint16_t value[VH_LANES];
         vh_store(value, total);
         for (int r = 0; r < rows; r++) out[(size_t)r * (size_t)width + (size_t)x] = (uint8_t)(value[r] >> 8);

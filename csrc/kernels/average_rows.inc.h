@@ -9,14 +9,23 @@ MXN_INLINE void average_some(const uint8_t *const rows[MXN_SCALE_ROWS], const ui
 #pragma GCC unroll 5
     for (int r = 0; r < count; r++) row[r] = rows[r], w[r] = vh_constant(weight[r]);
     int i = 0;
-    for (; i + VH_LANES <= elements; i += VH_LANES) {
+    for (; i + 2 * VH_LANES <= elements; i += 2 * VH_LANES) {
         if (i % MXN_CACHE_LINE == 0)
 #pragma GCC unroll 5
             for (int r = 0; r < count; r++) __builtin_prefetch((const void *)((uintptr_t)(row[r] + i) + (uintptr_t)ahead));
-        vh s = add ? vh_load(sum + i) : vh_zero();
+        vh s[2];
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; v++) s[v] = add ? vh_load(sum + i + v * VH_LANES) : vh_zero();
 #pragma GCC unroll 5
-        for (int r = 0; r < count; r++) s = vh_multiply_add(vh_load_u8(row[r] + i), w[r], s);
-        vh_store(sum + i, s);
+        for (int r = 0; r < count; r++)
+#pragma GCC unroll 2
+            for (int v = 0; v < 2; v++) {
+                const uint8_t *bytes = row[r] + i + v * VH_LANES;
+                /* A weight of 256 has no other beside it. */
+                s[v] = count == 1 ? vh_multiply_add(vh_load_u8(bytes), w[r], s[v]) : vh_multiply_add_u8(bytes, w[r], s[v]);
+            }
+#pragma GCC unroll 2
+        for (int v = 0; v < 2; v++) vh_store(sum + i + v * VH_LANES, s[v]);
     }
     for (; i < elements; i++) {
         uint16_t s = add ? sum[i] : 0;

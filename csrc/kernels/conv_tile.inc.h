@@ -14,6 +14,7 @@ typedef struct conv_layer {
     bool linear;                   /* no ReLU */
     int rows, columns, vectors;    /* accumulators of a tile: rows × columns × vectors of channels */
     int unroll;                    /* taps per turn of the inner loop */
+    bool by_lane;                  /* inputs are loaded four at a time, up to three behind the last one too */
 } conv_layer;
 
 enum {
@@ -35,8 +36,17 @@ MXN_INLINE void conv_tile(const conv_layer layer, const float *src, const float 
 #pragma GCC unroll 4
             for (int v = 0; v < layer.vectors; v++) sum[r][x][v] = vf_zero();
 
+    const bool neighbours = layer.x_step < 4; /* taps of several outputs are in one vector */
+    const int loads = neighbours ? ((columns - 1) * layer.x_step + layer.unroll + 3) / 4 : columns;
     for (int ky = 0; ky < layer.kernel_rows; ky++) {
         for (int k = 0; k < layer.run; k += layer.unroll) {
+            vf_four values[CONV_ROWS_MAX][CONV_COLUMNS_MAX];
+            if (layer.by_lane)
+#pragma GCC unroll 2
+                for (int r = 0; r < rows; r++)
+#pragma GCC unroll 21
+                    for (int i = 0; i < loads; i++)
+                        values[r][i] = vf_load_four(src + r * layer.y_step + i * (neighbours ? 4 : layer.x_step) + k);
 #pragma GCC unroll 8
             for (int u = 0; u < layer.unroll; u++) {
                 if (CONV_TAP_BARRIER) vf_tap_barrier();
@@ -47,7 +57,10 @@ MXN_INLINE void conv_tile(const conv_layer layer, const float *src, const float 
                 for (int r = 0; r < rows; r++)
 #pragma GCC unroll 21
                     for (int x = 0; x < columns; x++) {
-                        const vf value = vf_broadcast(src + r * layer.y_step + x * layer.x_step + k + u);
+                        const int i = x * layer.x_step + u;
+                        const vf value = !layer.by_lane ? vf_broadcast(src + r * layer.y_step + i + k)
+                                         : neighbours   ? vf_broadcast_lane(values[r][i / 4], i % 4)
+                                                        : vf_broadcast_lane(values[r][x], u);
 #pragma GCC unroll 4
                         for (int v = 0; v < layer.vectors; v++) sum[r][x][v] = vf_multiply_add(w[v], value, sum[r][x][v]);
                     }
@@ -57,6 +70,10 @@ MXN_INLINE void conv_tile(const conv_layer layer, const float *src, const float 
         weight += layer.run * layer.channels;
     }
 
+    /* All of the bias before any store, which might change it for all that the compiler knows. */
+    vf b[CONV_VECTORS_MAX];
+#pragma GCC unroll 4
+    for (int v = 0; v < layer.vectors; v++) b[v] = vf_load(bias + v * VF_LANES);
     const int step = layer.pool ? 2 : 1;
 #pragma GCC unroll 21
     for (int x = 0; x < columns; x += step)
@@ -70,7 +87,7 @@ MXN_INLINE void conv_tile(const conv_layer layer, const float *src, const float 
                 if (rows == 2 && x + 1 < columns) best = vf_max(best, sum[1][x + 1][v]);
                 if (combine) best = vf_max(best, vf_load(out));
             }
-            if (finish) best = vf_add(best, vf_load(bias + v * VF_LANES));
+            if (finish) best = vf_add(best, b[v]);
             if (finish && !layer.linear) best = vf_max(best, vf_zero());
             vf_store(out, best);
         }

@@ -14,12 +14,13 @@
 
 /* Accumulators of a pointwise tile: pixels × vectors of output channels, as in conv_direct.inc.h. */
 enum {
-    POINTWISE_VECTORS_32 = VF_LANES >= 8 ? 2 : 4,
+    DETECTOR_BY_LANE = !VF_BROADCASTS && VF_REGISTERS >= 32, /* tiles of 9 × 2 vectors, which leave registers for inputs */
+    POINTWISE_VECTORS_32 = VF_LANES >= 8 || DETECTOR_BY_LANE ? 2 : 4,
     POINTWISE_VECTORS_64 = VF_LANES >= 16 ? 4 : POINTWISE_VECTORS_32,
-    POINTWISE_COLUMNS_32 = VF_LANES >= 16 ? 12 : VF_LANES >= 8 || VF_REGISTERS >= 32 ? 6 : 2,
+    POINTWISE_COLUMNS_32 = VF_LANES >= 16 ? 12 : DETECTOR_BY_LANE ? 9 : VF_LANES >= 8 || VF_REGISTERS >= 32 ? 6 : 2,
     POINTWISE_COLUMNS_64 = VF_LANES >= 16 ? 6 : POINTWISE_COLUMNS_32,
-    STEM_COLUMNS = VF_LANES >= 16 ? 12 : VF_LANES >= 8 || VF_REGISTERS >= 32 ? 6 : 2,
-    STEM_VECTORS = VF_LANES >= 16 ? 1 : VF_LANES >= 8 ? 2 : 4,
+    STEM_COLUMNS = VF_LANES >= 16 ? 12 : DETECTOR_BY_LANE ? 9 : VF_LANES >= 8 || VF_REGISTERS >= 32 ? 6 : 2,
+    STEM_VECTORS = VF_LANES >= 16 ? 1 : VF_LANES >= 8 || DETECTOR_BY_LANE ? 2 : 4,
     DEPTHWISE_PIXELS = VF_REGISTERS >= 32 ? 4 : 2,
     /* Of pairs: without an instruction that adds to the sum, a product takes a register too. */
     PAIRS_VECTORS_32 = VF_LANES >= 8 ? 2 : 4,
@@ -29,26 +30,27 @@ enum {
 };
 
 /* A row of any width: the last tile, of half the width where that suffices, is moved back over pixels that are done, which get
- * the same values again. */
+ * the same values again. Rows narrower than a tile have only halves of one. */
 MXN_INLINE void detector_row(const conv_layer layer, const float *src, const float *weight, const float *bias, float *dst,
                              const int width) {
     const int half = layer.columns / 2;
     for (int c = 0; c < layer.channels; c += layer.vectors * VF_LANES) {
         int x = 0;
-        if (width < layer.columns) {
+        if (width < half)
             for (; x < width; x++)
                 conv_tile(layer, src + x * layer.x_step, weight + c, bias + c, dst + x * layer.channels + c, 1, 1, false, true);
-            continue;
-        }
-        for (int left; (left = width - x) > 0; x += layer.columns) {
-            if (left <= half) {
-                x = width - half;
-                conv_tile(layer, src + x * layer.x_step, weight + c, bias + c, dst + x * layer.channels + c, 1, half, false, true);
-                break;
+        for (int left; (left = width - x) > 0;) {
+            if (left <= half || width < layer.columns) {
+                if (left < half) x = width - half;
+                conv_tile(layer, src + x * layer.x_step, weight + c, bias + c, dst + x * layer.channels + c, 1, half, false,
+                          true);
+                x += half;
+                continue;
             }
             if (left < layer.columns) x = width - layer.columns;
             conv_tile(layer, src + x * layer.x_step, weight + c, bias + c, dst + x * layer.channels + c, 1, layer.columns,
                       false, true);
+            x += layer.columns;
         }
     }
 }
@@ -57,7 +59,7 @@ static void detector_stem(const float *src, ptrdiff_t src_pitch, const float *we
                           ptrdiff_t dst_pitch, int height, int width) {
     const conv_layer layer = {
         .kernel_rows = 3, .run = 3, .src_pitch = (int)src_pitch, .x_step = 2, .channels = MXN_DETECTOR_STEM,
-        .columns = STEM_COLUMNS, .vectors = STEM_VECTORS, .unroll = 3,
+        .columns = STEM_COLUMNS, .vectors = STEM_VECTORS, .unroll = 3, .by_lane = DETECTOR_BY_LANE,
     };
     for (int y = 0; y < height; y++)
         detector_row(layer, src + (2 * y - 1) * src_pitch - 1, weight, bias, dst + y * dst_pitch, width);
@@ -66,6 +68,7 @@ static void detector_stem(const float *src, ptrdiff_t src_pitch, const float *we
 MXN_INLINE conv_layer pointwise_layer(const int inputs, const int outputs, const bool linear) {
     return (conv_layer){
         .kernel_rows = 1, .run = inputs, .x_step = inputs, .channels = outputs, .linear = linear, .unroll = 4,
+        .by_lane = DETECTOR_BY_LANE,
         .columns = outputs == 64 ? POINTWISE_COLUMNS_64 : POINTWISE_COLUMNS_32,
         .vectors = outputs == 64 ? POINTWISE_VECTORS_64 : POINTWISE_VECTORS_32,
     };
@@ -115,16 +118,18 @@ MXN_INLINE void unit_row(const mxn_detector_unit *u, const int16_t *src, float *
     const int vectors = outputs == 64 ? PAIRS_VECTORS_64 : PAIRS_VECTORS_32;
     for (int c = 0; c < outputs; c += vectors * VF_LANES) {
         int x = 0;
-        if (width < columns)
+        if (width < half)
             for (; x < width; x++) pairs_tile(u, src + x * inputs, inputs, c, dst + x * outputs, outputs, 1, vectors);
-        for (int left; (left = width - x) > 0; x += columns) {
-            if (left <= half) {
-                x = width - half;
+        for (int left; (left = width - x) > 0;) {
+            if (left <= half || width < columns) {
+                if (left < half) x = width - half;
                 pairs_tile(u, src + x * inputs, inputs, c, dst + x * outputs, outputs, half, vectors);
-                break;
+                x += half;
+                continue;
             }
             if (left < columns) x = width - columns;
             pairs_tile(u, src + x * inputs, inputs, c, dst + x * outputs, outputs, columns, vectors);
+            x += columns;
         }
     }
 }
@@ -139,20 +144,20 @@ MXN_INLINE void unit_row(const mxn_detector_unit *u, const float *src, float *ds
 #endif
 
 /* `pixels` outputs beside each other share the loads of the columns that they have in common, and their chains of sums hide
- * each other's latency. */
-MXN_INLINE void depthwise_tile(const float *src, const ptrdiff_t pitch, const vf w[9], unit_element *dst, const int channels,
+ * each other's latency. src: the first output's pixel in the rows above, at and below it. */
+MXN_INLINE void depthwise_tile(const float *const src[3], const vf w[9], unit_element *dst, const int channels,
                                const int stride, const int pixels) {
     vf sum[DEPTHWISE_PIXELS];
 #pragma GCC unroll 3
-    for (int ky = -1; ky <= 1; ky++)
+    for (int ky = 0; ky < 3; ky++)
 #pragma GCC unroll 9
         for (int column = 0; column < stride * (pixels - 1) + 3; column++) {
-            const vf value = vf_load(src + ky * pitch + (column - 1) * channels);
+            const vf value = vf_load(src[ky] + (column - 1) * channels);
 #pragma GCC unroll 4
             for (int x = 0; x < pixels; x++) {
                 const int kx = column - stride * x;
                 if (kx < 0 || kx > 2) continue;
-                sum[x] = ky == -1 && kx == 0 ? vf_multiply(w[0], value) : vf_multiply_add(w[3 * (ky + 1) + kx], value, sum[x]);
+                sum[x] = ky == 0 && kx == 0 ? vf_multiply(w[0], value) : vf_multiply_add(w[3 * ky + kx], value, sum[x]);
             }
         }
 #pragma GCC unroll 4
@@ -166,13 +171,17 @@ MXN_INLINE void depthwise_row(const float *src, const ptrdiff_t pitch, const flo
         vf w[9];
 #pragma GCC unroll 9
         for (int k = 0; k < 9; k++) w[k] = vf_load(weight + k * channels + c);
-        int x = 0;
+        ptrdiff_t x = 0;
         if (width < DEPTHWISE_PIXELS)
-            for (; x < width; x++)
-                depthwise_tile(src + stride * x * channels + c, pitch, w, dst + x * channels + c, channels, stride, 1);
+            for (; x < width; x++) {
+                const float *at = src + stride * x * channels + c;
+                depthwise_tile((const float *[]){at - pitch, at, at + pitch}, w, dst + x * channels + c, channels, stride, 1);
+            }
         for (; x < width; x += DEPTHWISE_PIXELS) {
             if (x > width - DEPTHWISE_PIXELS) x = width - DEPTHWISE_PIXELS;
-            depthwise_tile(src + stride * x * channels + c, pitch, w, dst + x * channels + c, channels, stride, DEPTHWISE_PIXELS);
+            const float *at = src + stride * x * channels + c;
+            depthwise_tile((const float *[]){at - pitch, at, at + pitch}, w, dst + x * channels + c, channels, stride,
+                           DEPTHWISE_PIXELS);
         }
     }
 }

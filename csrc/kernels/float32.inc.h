@@ -19,6 +19,6 @@
         .conv1_prefers_toom_cook = CONV1_PREFERS_TOOM_COOK,                                         \
         .conv2_prefers_toom_cook = CONV2_PREFERS_TOOM_COOK, .dense = dense,                         \
         .fc1_s8 = DENSE_PREFERS_S8 ? fc1_s8 : NULL,                                                 \
-        .gray_row = gray_row, .accumulate_row = accumulate_row, .resample_block = resample_block,   \
+        .gray_row = gray_row, .accumulate_rows = accumulate_rows, .resample_block = resample_block, \
         .average_rows = average_rows, .scale_lanes = VH_LANES, .average_columns = average_columns,  \
     }

@@ -1,8 +1,12 @@
-/* Rows of a crop: grey conversion, vertical accumulation (plain C that the compiler vectorises), horizontal resampling.
- * No fused multiply-add and no reordering: every instruction set gives the same pixels.
+/* Rows of a crop: grey conversion (plain C that the compiler vectorises where there are no shuffles for it), vertical
+ * accumulation, horizontal resampling. No fused multiply-add and no reordering: every instruction set gives the same pixels.
  */
 
-enum { LUMA_BITS = 14 };
+enum {
+    LUMA_BITS = 14,
+    /* Enough sums to hide the latency of one, on cores that do not reorder too. */
+    ACCUMULATED_VECTORS = VF_LANES == 1 ? MXN_CROP_ROWS : VF_LANES == 4 && VF_REGISTERS >= 32 ? 8 : 4,
+};
 
 MXN_INLINE void gray_pixels(const uint8_t *pixel, const ptrdiff_t step, const ptrdiff_t o0, const ptrdiff_t o1,
                             const ptrdiff_t o2, const int32_t *luma, int count, float *restrict gray) {
@@ -35,8 +39,36 @@ static void gray_row(const uint8_t *pixel, ptrdiff_t step, const ptrdiff_t offse
         gray_pixels(pixel, step, offset[0], offset[1], offset[2], luma, count, gray);
 }
 
-static void accumulate_row(const float *restrict gray, float weight, int count, float *restrict sum) {
-    for (int i = 0; i < count; i++) sum[i] += weight * gray[i];
+/* `vectors` of sums, which stay in registers while all rows are added. */
+MXN_INLINE void accumulate_vectors(const float *const *rows, const float *weight, int count, int x, const int vectors,
+                                   const bool add, float *sum) {
+    vf s[ACCUMULATED_VECTORS];
+#pragma GCC unroll 16
+    for (int v = 0; v < vectors; v++) s[v] = add ? vf_load(sum + x + v * VF_LANES) : vf_zero();
+    for (int r = 0; r < count; r++) {
+        const float *row = rows[r] + x;
+        const vf w = vf_broadcast(weight + r);
+        vf product[ACCUMULATED_VECTORS];
+#pragma GCC unroll 16
+        for (int v = 0; v < vectors; v++) product[v] = vf_multiply(w, vf_load(row + v * VF_LANES));
+#pragma GCC unroll 16
+        for (int v = 0; v < vectors; v++) s[v] = vf_add(s[v], product[v]);
+    }
+#pragma GCC unroll 16
+    for (int v = 0; v < vectors; v++) vf_store(sum + x + v * VF_LANES, s[v]);
+}
+
+/* See mxn_float32_kernels. */
+static void accumulate_rows(const float *const *rows, const float *weight, int count, int length, bool add, float *sum) {
+    enum { WIDE = ACCUMULATED_VECTORS * VF_LANES, NARROW = MXN_CROP_ROWS / VF_LANES };
+    int x = 0;
+    if (add) {
+        for (; x + WIDE <= length; x += WIDE) accumulate_vectors(rows, weight, count, x, ACCUMULATED_VECTORS, true, sum);
+        for (; x < length; x += MXN_CROP_ROWS) accumulate_vectors(rows, weight, count, x, NARROW, true, sum);
+        return;
+    }
+    for (; x + WIDE <= length; x += WIDE) accumulate_vectors(rows, weight, count, x, ACCUMULATED_VECTORS, false, sum);
+    for (; x < length; x += MXN_CROP_ROWS) accumulate_vectors(rows, weight, count, x, NARROW, false, sum);
 }
 
 typedef uint8_t u8x16 __attribute__((vector_size(16)));

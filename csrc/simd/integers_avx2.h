@@ -9,6 +9,8 @@ MXN_INLINE vh vh_load(const uint16_t *p) { return _mm256_loadu_si256((const __m2
 MXN_INLINE vh vh_load_u8(const uint8_t *p) { return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p)); }
 MXN_INLINE void vh_store(uint16_t *p, vh a) { _mm256_storeu_si256((__m256i *)p, a); }
 MXN_INLINE vh vh_multiply_add(vh a, vh b, vh sum) { return _mm256_add_epi16(_mm256_mullo_epi16(a, b), sum); }
+/* Bytes times weights below 256. */
+MXN_INLINE vh vh_multiply_add_u8(const uint8_t *p, vh weight, vh sum) { return vh_multiply_add(vh_load_u8(p), weight, sum); }
 /* Half a vector from each of two places. */
 MXN_INLINE vh vh_load_halves(const uint16_t *low, const uint16_t *high) {
     return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)low)),

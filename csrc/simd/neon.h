@@ -100,6 +100,8 @@ MXN_INLINE vh vh_load(const uint16_t *p) { return vld1q_u16(p); }
 MXN_INLINE vh vh_load_u8(const uint8_t *p) { return vmovl_u8(vld1_u8(p)); }
 MXN_INLINE void vh_store(uint16_t *p, vh a) { vst1q_u16(p, a); }
 MXN_INLINE vh vh_multiply_add(vh a, vh b, vh sum) { return vmlaq_u16(sum, a, b); }
+/* Bytes times weights below 256. */
+MXN_INLINE vh vh_multiply_add_u8(const uint8_t *p, vh weight, vh sum) { return vmlal_u8(sum, vld1_u8(p), vmovn_u16(weight)); }
 /* Both places are the same: half a vector is all of it. */
 MXN_INLINE vh vh_load_halves(const uint16_t *low, const uint16_t *high) {
     (void)high;
@@ -112,10 +114,35 @@ MXN_INLINE vh vh_interleave_low(vh a, vh b) { return vzipq_u16(a, b).val[0]; }
 MXN_INLINE vh vh_interleave_high(vh a, vh b) { return vzipq_u16(a, b).val[1]; }
 /* The upper halves of the products. */
 MXN_INLINE vh vh_multiply_high(vh a, vh b) {
-    return vcombine_u16(vshrn_n_u32(vmull_u16(vget_low_u16(a), vget_low_u16(b)), 16),
-                        vshrn_n_u32(vmull_u16(vget_high_u16(a), vget_high_u16(b)), 16));
+    return vuzpq_u16(vreinterpretq_u16_u32(vmull_u16(vget_low_u16(a), vget_low_u16(b))),
+                     vreinterpretq_u16_u32(vmull_u16(vget_high_u16(a), vget_high_u16(b)))).val[1];
 }
 MXN_INLINE vh vh_add_saturated(vh a, vh b) { return vqaddq_u16(a, b); }
+
+/* Grey of sixteen pixels of 3 or 4 bytes: the sum of luma[c] * byte c over c < 3, times `scale`, 2^-14. */
+#define VF_LUMA 16
+MXN_INLINE void vf_store_luma(float *gray, const uint8_t *pixel, const int step, const int32_t *luma, float scale) {
+    (void)scale;
+    uint8x16_t channel[3];
+    if (step == 3) {
+        const uint8x16x3_t pixels = vld3q_u8(pixel);
+        channel[0] = pixels.val[0], channel[1] = pixels.val[1], channel[2] = pixels.val[2];
+    } else {
+        const uint8x16x4_t pixels = vld4q_u8(pixel);
+        channel[0] = pixels.val[0], channel[1] = pixels.val[1], channel[2] = pixels.val[2];
+    }
+    uint32x4_t sum[4];
+#pragma GCC unroll 3
+    for (int c = 0; c < 3; c++) {
+        const uint16x4_t weight = vdup_n_u16((uint16_t)luma[c]);
+        const uint16x8_t low = vmovl_u8(vget_low_u8(channel[c])), high = vmovl_u8(vget_high_u8(channel[c]));
+        const uint16x4_t part[4] = {vget_low_u16(low), vget_high_u16(low), vget_low_u16(high), vget_high_u16(high)};
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) sum[i] = c == 0 ? vmull_u16(part[i], weight) : vmlal_u16(sum[i], part[i], weight);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) vst1q_f32(gray + 4 * i, vcvtq_n_f32_u32(sum[i], 14));
+}
 
 /* Sixteen bytes; p need not be aligned. */
 enum { VB_LANES = 16 };

@@ -52,6 +52,8 @@ MXN_INLINE vh vh_load(const uint16_t *p) { return *p; }
 MXN_INLINE vh vh_load_u8(const uint8_t *p) { return *p; }
 MXN_INLINE void vh_store(uint16_t *p, vh a) { *p = a; }
 MXN_INLINE vh vh_multiply_add(vh a, vh b, vh sum) { return (vh)(a * b + sum); }
+/* Bytes times weights below 256. */
+MXN_INLINE vh vh_multiply_add_u8(const uint8_t *p, vh weight, vh sum) { return vh_multiply_add(vh_load_u8(p), weight, sum); }
 /* A vector of one has no halves and no order. */
 MXN_INLINE vh vh_load_halves(const uint16_t *low, const uint16_t *high) { return (void)high, *low; }
 MXN_INLINE vh vh_interleave_low(vh a, vh b) { return (void)b, a; }

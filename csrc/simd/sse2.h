@@ -87,6 +87,8 @@ MXN_INLINE vh vh_load_u8(const uint8_t *p) {
 }
 MXN_INLINE void vh_store(uint16_t *p, vh a) { _mm_storeu_si128((__m128i *)p, a); }
 MXN_INLINE vh vh_multiply_add(vh a, vh b, vh sum) { return _mm_add_epi16(_mm_mullo_epi16(a, b), sum); }
+/* Bytes times weights below 256. */
+MXN_INLINE vh vh_multiply_add_u8(const uint8_t *p, vh weight, vh sum) { return vh_multiply_add(vh_load_u8(p), weight, sum); }
 /* Both places are the same: half a vector is all of it. */
 MXN_INLINE vh vh_load_halves(const uint16_t *low, const uint16_t *high) {
     (void)high;

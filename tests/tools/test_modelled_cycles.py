@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from tools import modelled_cycles as tool
@@ -51,19 +54,40 @@ def test_additions_wait_for_one_another() -> None:
     assert min(cycles) > 2  # v0 is a source of the addition that writes it
 
 
-def test_whole_tool(capsys: pytest.CaptureFixture[str]) -> None:
+def table_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, int]:
+    """Instructions of every function, as the tool prints them."""
     need("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")
     need("llvm-mca", "llvm")
     if shutil.which("qemu-aarch64") is None:
         need("qemu-aarch64-static", "qemu-user-static")
-    assert tool.main(["--cores", "cortex-a55"]) == 0
+    assert tool.main([*arguments, "--cores", "cortex-a55"]) == 0
     rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in capsys.readouterr().out.splitlines()]
     assert rows[0] == ["function", "instructions", "cortex-a55"]
-    names = [row[0] for row in rows[2:]]
-    assert names[:2] == ["conv1_toom_cook_u8", "conv2_toom_cook"]
-    assert names[-1] == "whole"
-    instructions = [int(row[1].replace(",", "")) for row in rows[2:]]
-    assert 0.97 * instructions[-1] < sum(instructions[:-1]) <= instructions[-1]
+    return {row[0]: int(row[1].replace(",", "")) for row in rows[2:]}
+
+
+def test_whole_tool(capsys: pytest.CaptureFixture[str]) -> None:
+    found = table_of([], capsys)
+    assert list(found)[:2] == ["conv1_toom_cook_u8", "conv2_toom_cook"]
+    assert list(found)[-1] == "whole"
+    *parts, whole = found.values()
+    assert 0.97 * whole < sum(parts) <= whole
+
+
+def test_frame(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "noise.png"
+    cv2.imwrite(str(picture), np.random.default_rng(1).integers(0, 256, (960, 1280, 3), np.uint8))
+    found = table_of(["--frame", str(picture)], capsys)
+    assert {"unit_32_32_1", "unit_64_64_1", "detector_stem", "average_rows", "average_columns"} < set(found)
+    *parts, whole = found.values()
+    assert 0.9 * whole < sum(parts) <= whole
+
+
+def test_frame_that_is_no_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "text.png"
+    picture.write_text("text")
+    assert tool.main(["--frame", str(picture)]) == 1
+    assert capsys.readouterr().err == f"modelled_cycles: error: {picture} is not a picture\n"
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
