@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "mxn.h"
+#include "detector.h"
 
 enum { WIDTH = 640, HEIGHT = 480, FRAME_BYTES = WIDTH * HEIGHT * 3, VIEWS = MXN_VIEWS_MAX, FACES_MAX = 16 };
 
@@ -18,7 +18,7 @@ static void fail(const char *what) {
 }
 
 static void *allocate(size_t bytes) {
-    void *memory = aligned_alloc(MXN_ALIGNMENT, (bytes + MXN_ALIGNMENT - 1) / MXN_ALIGNMENT * MXN_ALIGNMENT);
+    void *memory = aligned_alloc(MXN_ALIGNMENT, aligned(bytes));
     if (!memory) fail("out of memory");
     return memory;
 }
@@ -41,25 +41,23 @@ static mxn_unit_weights take_unit(int inputs, int outputs) {
 
 static mxn_out_weights take_out(int inputs) {
     mxn_out_weights out;
-    out.weight = take(inputs * MXN_DETECTOR_ANSWERS);
-    out.bias = take(MXN_DETECTOR_ANSWERS);
+    out.weight = take(inputs * ANSWERS);
+    out.bias = take(ANSWERS);
     return out;
 }
 
 static mxn_detector_weights take_weights(void) {
-    enum { STEM = MXN_DETECTOR_STEM, HEADS = 9 };
+    static const int refiner_channels[MXN_REFINER_UNITS + 1] = {MXN_DETECTOR_STEM, 32, 64, 64, 64};
     mxn_detector_weights w;
-    w.stem_weight = take(9 * STEM), w.stem_bias = take(STEM);
-    for (int i = 0; i < HEADS; i++) w.unit[i] = take_unit(i == 0 ? STEM : i < 4 ? 32 : 64, i < 3 ? 32 : 64);
-    w.lateral_weight = take(64 * 32), w.lateral_bias = take(32);
-    for (int l = 0; l < MXN_DETECTOR_LEVELS; l++) {
-        const int channels = l == 0 ? 32 : 64;
-        w.unit[HEADS + l] = take_unit(channels, channels);
-        w.out[l] = take_out(channels);
+    w.stem_weight = take(9 * MXN_DETECTOR_STEM), w.stem_bias = take(MXN_DETECTOR_STEM);
+    for (int i = 0; i < HEADS; i++) w.unit[i] = take_unit(units[i].inputs, units[i].outputs);
+    w.lateral_weight = take(channels_of[1] * channels_of[0]), w.lateral_bias = take(channels_of[0]);
+    for (int l = 0; l < LEVELS; l++) {
+        w.unit[HEADS + l] = take_unit(units[HEADS + l].inputs, units[HEADS + l].outputs);
+        w.out[l] = take_out(channels_of[l]);
     }
-    w.refiner_stem_weight = take(9 * STEM), w.refiner_stem_bias = take(STEM);
-    for (int i = 0; i < MXN_REFINER_UNITS; i++)
-        w.refiner_unit[i] = take_unit(i == 0 ? STEM : i == 1 ? 32 : 64, i == 0 ? 32 : 64);
+    w.refiner_stem_weight = take(9 * MXN_DETECTOR_STEM), w.refiner_stem_bias = take(MXN_DETECTOR_STEM);
+    for (int i = 0; i < MXN_REFINER_UNITS; i++) w.refiner_unit[i] = take_unit(refiner_channels[i], refiner_channels[i + 1]);
     w.refiner_out = take_out(MXN_REFINER_FLAT);
     return w;
 }
